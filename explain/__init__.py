@@ -1,0 +1,58 @@
+"""Open up sequence-to-sequence Transformers: attention, attributions, and reports that carry their evidence.
+
+The public names load on first use, so that `import explain` stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from explain.attribution import attribute, methods
+    from explain.errors import ExplainError
+    from explain.model import Seq2Seq, load, wrap
+    from explain.report import report
+    from explain.results import Attribution, Capture, Generation, Token, load_attribution, load_capture
+
+_ROOMS = {
+    "Attribution": "explain.results",
+    "Capture": "explain.results",
+    "ExplainError": "explain.errors",
+    "Generation": "explain.results",
+    "Seq2Seq": "explain.model",
+    "Token": "explain.results",
+    "attribute": "explain.attribution",
+    "load": "explain.model",
+    "load_attribution": "explain.results",
+    "load_capture": "explain.results",
+    "methods": "explain.attribution",
+    "report": "explain.report",
+    "wrap": "explain.model",
+}
+
+__all__ = [
+    "Attribution",
+    "Capture",
+    "ExplainError",
+    "Generation",
+    "Seq2Seq",
+    "Token",
+    "attribute",
+    "load",
+    "load_attribution",
+    "load_capture",
+    "methods",
+    "report",
+    "wrap",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return getattr(importlib.import_module(_ROOMS[name]), name)
+    raise AttributeError(f"module 'explain' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

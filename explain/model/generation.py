@@ -1,0 +1,211 @@
+"""Decoding, and what the model thought of every token that came out."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
+
+from explain.errors import InputError, UnknownNameError
+from explain.model.forward import logits_from_ids, padded, padding_id
+from explain.model.families import max_positions
+
+KEPT_ALTERNATIVES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Controls:
+    """How to decode. Greedy by default; `do_sample=True` draws, the same for the same seed.
+
+    `top_k=0` and `top_p=1` leave the distribution whole; `length_penalty` above 0 favours longer beams;
+    `repetition_penalty=1` is none.
+    """
+
+    num_beams: int = 1
+    do_sample: bool = False
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    length_penalty: float = 1.0
+    repetition_penalty: float = 1.0
+    no_repeat_ngram_size: int = 0
+    early_stopping: bool = False
+    max_new_tokens: int = 128
+    min_new_tokens: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        ranges: list[tuple[bool, str]] = [
+            (self.num_beams >= 1, f"num_beams is {self.num_beams}; it must be at least 1"),
+            (self.temperature > 0, f"temperature is {self.temperature}; it must be above 0"),
+            (self.top_k >= 0, f"top_k is {self.top_k}; it must be at least 0 (0: no limit)"),
+            (0 < self.top_p <= 1, f"top_p is {self.top_p}; it must be above 0 and at most 1"),
+            (self.repetition_penalty > 0, f"repetition_penalty is {self.repetition_penalty}; above 0, please"),
+            (self.no_repeat_ngram_size >= 0, "no_repeat_ngram_size must be at least 0 (0: no limit)"),
+            (self.max_new_tokens >= 1, f"max_new_tokens is {self.max_new_tokens}; it must be at least 1"),
+            (0 <= self.min_new_tokens <= self.max_new_tokens, "min_new_tokens must be 0 to max_new_tokens"),
+        ]
+        for fine, message in ranges:
+            if not fine:
+                raise InputError(message)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The controls as a JSON object, with the name of the decoding."""
+        decoding = "sample" if self.do_sample else "beam" if self.num_beams > 1 else "greedy"
+        return {"decoding": decoding, **asdict(self)}
+
+
+def controls_from(options: dict[str, Any]) -> Controls:
+    """Controls from keyword arguments.
+
+    Raises:
+        UnknownNameError: there is no such control.
+        InputError: a value is out of range.
+    """
+    for name in options:
+        if name not in Controls.__dataclass_fields__:
+            raise UnknownNameError("generation control", name, Controls.__dataclass_fields__)
+    try:
+        return Controls(**options)
+    except TypeError as error:
+        raise InputError(f"a generation control has a value of the wrong kind: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """Raw output of decoding one source: ids after the decoder start, and beams with scores."""
+
+    ids: list[int]
+    beams: list[tuple[list[int], float]]
+
+
+def run_generate(
+    hf: PreTrainedModel,
+    sources: Sequence[Tensor],
+    controls: Controls,
+    *,
+    forced_bos: int | None,
+    stopping: StoppingCriteriaList | None = None,
+) -> list[Decoded]:
+    """Decode a batch of source id rows with Hugging Face's `generate`.
+
+    Sampling decodes one source at a time, each from the same seed, so that a batch gives what single calls
+    give; the process's random state is left as it was.
+    """
+    config = _generation_config(hf, controls, forced_bos)
+    if not controls.do_sample:
+        return _generate(hf, sources, config, stopping)
+    with torch.random.fork_rng():
+        decoded = []
+        for source in sources:
+            torch.manual_seed(controls.seed)
+            decoded += _generate(hf, [source], config, stopping)
+        return decoded
+
+
+def _generation_config(hf: PreTrainedModel, controls: Controls, forced_bos: int | None) -> GenerationConfig:
+    """The model's own special ids and constraints with our controls, whatever defaults it was saved with."""
+    own = hf.generation_config
+    config = GenerationConfig()
+    kept = (
+        "bos_token_id eos_token_id pad_token_id decoder_start_token_id forced_bos_token_id "
+        "forced_eos_token_id bad_words_ids suppress_tokens begin_suppress_tokens"
+    )
+    for name in kept.split():
+        setattr(config, name, copy.copy(getattr(own, name, None)))
+    if forced_bos is not None:
+        config.forced_bos_token_id = forced_bos
+    config.num_beams = controls.num_beams
+    config.num_return_sequences = 1 if controls.do_sample else controls.num_beams
+    config.do_sample = controls.do_sample
+    if controls.do_sample:
+        config.temperature, config.top_k, config.top_p = controls.temperature, controls.top_k, controls.top_p
+    if controls.num_beams > 1:
+        config.length_penalty, config.early_stopping = controls.length_penalty, controls.early_stopping
+    config.repetition_penalty = controls.repetition_penalty
+    config.no_repeat_ngram_size = controls.no_repeat_ngram_size
+    room = max_positions(hf) - 1
+    config.max_new_tokens = int(min(controls.max_new_tokens, room))
+    config.min_new_tokens = controls.min_new_tokens or None
+    config.return_dict_in_generate = True
+    config.output_scores = controls.num_beams > 1
+    return config
+
+
+def _generate(
+    hf: PreTrainedModel,
+    sources: Sequence[Tensor],
+    config: GenerationConfig,
+    stopping: StoppingCriteriaList | None,
+) -> list[Decoded]:
+    ids, mask = padded(sources, padding_id(hf))
+    output: Any = hf.generate(
+        input_ids=ids.to(hf.device),
+        attention_mask=mask.to(hf.device),
+        generation_config=config,
+        stopping_criteria=stopping,
+    )
+    rows = [_ended(row[1:], config.eos_token_id) for row in output.sequences.cpu().tolist()]
+    count = config.num_return_sequences or 1
+    scores = getattr(output, "sequences_scores", None)
+    decoded = []
+    for index in range(len(sources)):
+        mine = rows[index * count : (index + 1) * count]
+        beams: list[tuple[list[int], float]] = []
+        if scores is not None:
+            beams = [(row, float(scores[index * count + i])) for i, row in enumerate(mine)]
+        decoded.append(Decoded(mine[0], beams))
+    return decoded
+
+
+def _ended(row: list[int], eos: int | list[int] | None) -> list[int]:
+    """The ids up to and with the first EOS: what follows is padding."""
+    ends = {eos} if isinstance(eos, int) else set(eos or ())
+    for index, id_ in enumerate(row):
+        if id_ in ends:
+            return row[: index + 1]
+    return row
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What the model thought of one output: the fields of `Generation` that come from logits."""
+
+    log_probs: Tensor
+    entropy: Tensor
+    ranks: Tensor
+    top_ids: Tensor
+    top_log_probs: Tensor
+
+
+def score(
+    hf: PreTrainedModel, sources: Sequence[Tensor], decoder_inputs: Sequence[Tensor], targets: Sequence[Tensor]
+) -> list[Scores]:
+    """Score a batch of outputs in one teacher-forced pass."""
+    source_ids, source_mask = padded(sources, padding_id(hf))
+    decoder_ids, _ = padded(decoder_inputs, padding_id(hf))
+    device = hf.device
+    with torch.no_grad():
+        logits = logits_from_ids(hf, source_ids.to(device), source_mask.to(device), decoder_ids.to(device))
+    return [scores_of(logits[row, : len(target)], target) for row, target in enumerate(targets)]
+
+
+def scores_of(logits: Tensor, target: Tensor) -> Scores:
+    """Scores of one output from its logits [target, vocabulary]."""
+    log_probs = logits.detach().float().cpu().log_softmax(-1)
+    chosen = log_probs.gather(1, target[:, None])  # [target, 1]
+    top = log_probs.topk(min(KEPT_ALTERNATIVES, log_probs.shape[1]), dim=1)
+    # -inf · 0 is nan; a probability of 0 adds nothing to the entropy.
+    entropy = -(log_probs.exp() * log_probs).nan_to_num(0.0).sum(1)
+    return Scores(
+        log_probs=chosen[:, 0],
+        entropy=entropy.clamp_min(0.0),
+        ranks=(log_probs > chosen).sum(1) + 1,
+        top_ids=top.indices,
+        top_log_probs=top.values,
+    )

@@ -1,0 +1,510 @@
+"""`Seq2Seq`: a trained encoder–decoder and its tokenizer, opened up."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+
+from explain.errors import InputError, ModelError, UnsupportedModelError
+from explain.files import digest_bytes
+from explain.model import parity, text
+from explain.model.attention import PointFunction
+from explain.model.families import Family, family_of, layers, max_positions
+from explain.model.forward import batches, logits_from_ids, padded, padding_id
+from explain.model.generation import Controls, Decoded, controls_from, run_generate, score
+from explain.model.hooks import analysed, hook_points, hooked, select
+from explain.model.loading import check_weights, config_text, open_model
+from explain.results import Attribution, Beam, Capture, Generation, Token
+
+Progress = Callable[[int, int], None]
+
+
+class Seq2Seq:
+    """A trained encoder–decoder with its tokenizer.
+
+    `hf` is the Hugging Face model and `tokenizer` its tokenizer. No method changes either: parameters, mode,
+    attention implementation and hooks are afterwards what they were before, errors included. `lock` is held
+    while a method runs the model, so threads may share one object.
+    """
+
+    def __init__(
+        self, hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, family: Family, name: str = "model"
+    ):
+        self.hf = hf
+        self.tokenizer = tokenizer
+        self.family = family
+        self.name = name
+        self.lock = threading.RLock()
+        self._parity_proven = False
+
+    # ---- what it is -------------------------------------------------------------------------------------
+
+    @cached_property
+    def digest(self) -> str:
+        """Digest of weights, configuration and vocabulary."""
+        parts = [config_text(self.hf).encode()]
+        for key, tensor in sorted(self.hf.state_dict().items()):
+            parts += [key.encode(), tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()]
+        vocabulary = sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1])
+        parts.append("\n".join(piece for piece, _ in vocabulary).encode("utf-8", "surrogatepass"))
+        return digest_bytes(*parts)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.hf.device
+
+    @property
+    def decoder_start_id(self) -> int:
+        """Id of the token at decoder position 0."""
+        for config in (self.hf.generation_config, self.hf.config):
+            value = getattr(config, "decoder_start_token_id", None)
+            if value is not None:
+                return int(value)
+        raise ModelError(f"{self.name} names no decoder_start_token_id in its configuration")
+
+    def describe(self) -> dict[str, Any]:
+        """Size and shape of the model, for people."""
+        config = self.hf.config
+        return {
+            "name": self.name,
+            "family": self.family.name,
+            "class": type(self.hf).__name__,
+            "parameters": sum(p.numel() for p in self.hf.parameters()),
+            "encoder_layers": len(layers(self.hf, self.family.encoder)),
+            "decoder_layers": len(layers(self.hf, self.family.decoder)),
+            "heads": int(config.num_attention_heads),
+            "width": int(config.hidden_size),
+            "vocabulary": len(self.tokenizer),
+            "dtype": str(self.hf.dtype).removeprefix("torch."),
+            "device": str(self.device),
+            "digest": self.digest,
+        }
+
+    def hook_points(self) -> list[str]:
+        """All hook points, in the order of computation."""
+        return hook_points(self.hf, self.family)
+
+    def require_parity(self) -> None:
+        """Run the parity gate once for this object.
+
+        Raises:
+            ParityError: logits depend on how they are asked for.
+        """
+        if not self._parity_proven:
+            parity.assert_parity(self)
+            self._parity_proven = True
+
+    # ---- outputs ----------------------------------------------------------------------------------------
+
+    @overload
+    def generate(self, source: str, **options: Any) -> Generation: ...
+    @overload
+    def generate(self, source: Sequence[str], **options: Any) -> list[Generation]: ...
+    def generate(
+        self,
+        source: str | Sequence[str],
+        *,
+        source_language: str | None = None,
+        target_language: str | None = None,
+        allow_unknown: bool = False,
+        batch_size: int = 32,
+        should_stop: Callable[[], bool] | None = None,
+        progress: Progress | None = None,
+        **controls: Any,
+    ) -> Generation | list[Generation]:
+        """Write the output of a source text, or of several (list in, list out).
+
+        Args:
+            source: one text or a list of texts.
+            source_language: for multilingual models, such as `"en_XX"`.
+            target_language: for multilingual models; forces the first token.
+            allow_unknown: accept words outside the vocabulary.
+            batch_size: sources decoded at once; it does not change the result.
+            should_stop: asked at every step; True ends decoding with what there is.
+            progress: called with (done, all) after every batch.
+            **controls: `num_beams`, `do_sample`, `temperature`, `top_k`, `top_p`, `length_penalty`,
+                `repetition_penalty`, `no_repeat_ngram_size`, `early_stopping`, `max_new_tokens`,
+                `min_new_tokens`, `seed`.
+
+        Raises:
+            InputError: a text or control that cannot be used (see `explain.errors`).
+        """
+        chosen = controls_from(controls)
+        texts = [source] if isinstance(source, str) else list(source)
+        with self.lock, text.languages(self.tokenizer, source_language, target_language):
+            tokens = [self._source_tokens(item, allow_unknown) for item in texts]
+            forced_bos = self._language_id(target_language)
+            stopping = _stopping(should_stop)
+            results: dict[int, Generation] = {}
+            order = sorted(range(len(texts)), key=lambda i: -len(tokens[i]))
+            with analysed(self.hf), torch.no_grad():
+                for start in range(0, len(order), batch_size):
+                    part = order[start : start + batch_size]
+                    rows = [_ids(tokens[i]) for i in part]
+                    decoded = run_generate(self.hf, rows, chosen, forced_bos=forced_bos, stopping=stopping)
+                    finished = self._finish(
+                        [texts[i] for i in part], [tokens[i] for i in part], decoded, chosen, forced_bos
+                    )
+                    results.update(zip(part, finished, strict=True))
+                    if progress is not None:
+                        progress(len(results), len(texts))
+        ordered = [results[i] for i in range(len(texts))]
+        return ordered[0] if isinstance(source, str) else ordered
+
+    @overload
+    def force(self, source: str, target: str, **options: Any) -> Generation: ...
+    @overload
+    def force(self, source: Sequence[str], target: Sequence[str], **options: Any) -> list[Generation]: ...
+    def force(
+        self,
+        source: str | Sequence[str],
+        target: str | Sequence[str],
+        *,
+        source_language: str | None = None,
+        target_language: str | None = None,
+        allow_unknown: bool = False,
+        batch_size: int = 32,
+    ) -> Generation | list[Generation]:
+        """Score a given output as if the model had written it; its tokens are marked `forced`.
+
+        Raises:
+            InputError: a text that cannot be used, or lists of different lengths.
+        """
+        single = isinstance(source, str)
+        sources = [source] if isinstance(source, str) else list(source)
+        targets = [target] if isinstance(target, str) else list(target)
+        if single != isinstance(target, str) or len(sources) != len(targets):
+            raise InputError(f"{len(sources)} sources but {len(targets)} outputs; give one output per source")
+        with self.lock, text.languages(self.tokenizer, source_language, target_language):
+            tokens = [self._source_tokens(item, allow_unknown) for item in sources]
+            rows = [self._target_ids(item, allow_unknown) for item in targets]
+            results: list[Generation] = []
+            with analysed(self.hf):
+                for begin in range(0, len(sources), batch_size):
+                    part = slice(begin, begin + batch_size)
+                    results += self._scored(
+                        sources[part],
+                        tokens[part],
+                        [start for start, _ in rows[part]],
+                        [ids for _, ids in rows[part]],
+                        [[True] * len(ids) for _, ids in rows[part]],
+                        settings={"decoding": "forced"},
+                    )
+        return results[0] if single else results
+
+    # ---- inside -----------------------------------------------------------------------------------------
+
+    @overload
+    def capture(self, generations: Generation, points: str | Iterable[str], **options: Any) -> Capture: ...
+    @overload
+    def capture(
+        self, generations: Sequence[Generation], points: str | Iterable[str], **options: Any
+    ) -> list[Capture]: ...
+    def capture(
+        self,
+        generations: Generation | Sequence[Generation],
+        points: str | Iterable[str],
+        *,
+        batch_size: int = 16,
+        dtype: torch.dtype | None = None,
+        memory_budget: int | None = None,
+        progress: Progress | None = None,
+    ) -> Capture | list[Capture]:
+        """Record hook points in one teacher-forced pass over the final ids.
+
+        Args:
+            generations: one generation or a list.
+            points: glob patterns over `hook_points()`, such as `"decoder.*.cross.pattern"`.
+            batch_size: generations per pass; it does not change the result.
+            dtype: convert what is kept; default as computed.
+            memory_budget: bytes to keep in memory; what comes after goes to files that vanish with the result.
+            progress: called with (done, all) after every batch.
+
+        Returns:
+            Tensors on the CPU by hook point, without padding (see `Capture` for shapes).
+
+        Raises:
+            UnknownNameError: a pattern matches no hook point.
+        """
+        several = [generations] if isinstance(generations, Generation) else list(generations)
+        names = select(points, self.hook_points())
+        self.require_parity()
+        kept: dict[int, Capture] = {}
+        used, folder = 0, None
+        for part in batches(several, batch_size):
+            recorded = self._record([several[i] for i in part], names)
+            for row, index in enumerate(part):
+                sizes = len(several[index].source_tokens), len(several[index].target_tokens)
+                tensors = {n: _unpadded(n, recorded[n][row : row + 1], *sizes, dtype) for n in names}
+                used += sum(t.numel() * t.element_size() for t in tensors.values())
+                if memory_budget is not None and used > memory_budget:
+                    folder = folder or tempfile.TemporaryDirectory(prefix="explain-capture-")
+                    kept[index] = _spilled(several[index], tensors, folder, index)
+                else:
+                    kept[index] = Capture(several[index], tensors, names=tuple(names))
+            if progress is not None:
+                progress(len(kept), len(several))
+        ordered = [kept[i] for i in range(len(several))]
+        return ordered[0] if isinstance(generations, Generation) else ordered
+
+    @contextmanager
+    def intervene(self, functions: Mapping[str, PointFunction]) -> Iterator[Seq2Seq]:
+        """Replace activations for as long as the block runs: `{"decoder.1.cross.pattern": fn}`.
+
+        Keys are hook points or glob patterns; `fn(tensor) -> tensor` keeps the shape. Everything inside the
+        block sees the change: `generate`, `force`, `capture`, `attribute`, and calls of `hf`.
+
+        Raises:
+            UnknownNameError: a key matches no hook point.
+            InputError: a function returned something of another shape.
+        """
+        known = self.hook_points()
+        chosen: dict[str, PointFunction] = {}
+        for pattern, function in functions.items():
+            for name in select(pattern, known):
+                chosen[name] = _then(chosen.get(name), function)
+        with self.lock, hooked(self.hf, self.family, chosen):
+            yield self
+
+    def attribute(
+        self,
+        generations: Generation | Sequence[Generation],
+        method: str = "integrated_gradients",
+        target: str = "log_prob",
+        contrast: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Score what every source token and earlier target token did to each target token.
+
+        See `explain.attribution.attribute` for all options. One generation gives one `Attribution`, a list
+        gives a list.
+        """
+        # Attribution is a room above this one and is bound by name, late, so that imports go only down.
+        room = importlib.import_module("explain.attribution")
+        result: Attribution | list[Attribution] = room.attribute(
+            self, generations, method=method, target=target, contrast=contrast, **options
+        )
+        return result
+
+    # ---- helpers ----------------------------------------------------------------------------------------
+
+    def _source_tokens(self, source: str, allow_unknown: bool) -> list[Token]:
+        return text.encode(
+            self.tokenizer, source, limit=self._limit, allow_unknown=allow_unknown, name="the source"
+        )
+
+    @property
+    def _limit(self) -> float:
+        return max_positions(self.hf)
+
+    def _target_ids(self, target: str, allow_unknown: bool) -> tuple[int, list[int]]:
+        """Decoder-start id and output ids of a given output, ending in EOS."""
+        tokens = text.encode(
+            self.tokenizer,
+            target,
+            limit=self._limit,
+            as_target=True,
+            allow_unknown=allow_unknown,
+            name="the output",
+        )
+        ids = [token.id for token in tokens]
+        start, eos = self.decoder_start_id, self.tokenizer.eos_token_id
+        if eos in ids and ids[-1] != eos:  # mBART: "… </s> fr_XX"; the language code is the decoder start
+            cut = len(ids) - ids[::-1].index(eos)
+            start, ids = ids[-1], ids[:cut]
+        if ids[0] == start and len(ids) > 1 and start != self.tokenizer.bos_token_id:
+            ids = ids[1:]  # mBART-50 writes the code first, and the decoder starts with it
+        return start, ids if ids[-1] == eos or eos is None else [*ids, eos]
+
+    def _language_id(self, language: str | None) -> int | None:
+        if language is None:
+            return None
+        ids = getattr(self.tokenizer, "lang_code_to_id", None) or self.tokenizer.get_vocab()
+        for name in (language, f"__{language}__"):
+            if name in ids:
+                return int(ids[name])
+        raise InputError(f"the tokenizer knows no language {language!r}")
+
+    def _finish(
+        self,
+        texts: Sequence[str],
+        tokens: Sequence[list[Token]],
+        decoded: Sequence[Decoded],
+        controls: Controls,
+        forced_bos: int | None,
+    ) -> list[Generation]:
+        if forced_bos is None:
+            forced_bos = getattr(self.hf.generation_config, "forced_bos_token_id", None)
+        forced = [
+            [place == 0 and id_ == forced_bos for place, id_ in enumerate(item.ids)] for item in decoded
+        ]
+        beams = [
+            tuple(Beam(text.decode(self.tokenizer, ids, [False] * len(ids))[0], tuple(ids), value)
+                  for ids, value in item.beams)
+            for item in decoded
+        ]
+        return self._scored(
+            texts,
+            tokens,
+            [self.decoder_start_id] * len(texts),
+            [item.ids for item in decoded],
+            forced,
+            settings=controls.to_dict(),
+            beams=beams,
+        )
+
+    def _scored(
+        self,
+        texts: Sequence[str],
+        tokens: Sequence[list[Token]],
+        starts: Sequence[int],
+        outputs: Sequence[list[int]],
+        forced: Sequence[Sequence[bool]],
+        *,
+        settings: dict[str, Any],
+        beams: Sequence[tuple[Beam, ...]] | None = None,
+    ) -> list[Generation]:
+        targets = [torch.tensor(ids) for ids in outputs]
+        inputs = [torch.tensor([start, *ids[:-1]]) for start, ids in zip(starts, outputs, strict=True)]
+        scores = score(self.hf, [_ids(row) for row in tokens], inputs, targets)
+        eos = self.hf.generation_config.eos_token_id
+        ends = {eos} if isinstance(eos, int) else set(eos or ())
+        names: dict[int, str] = {}
+        results = []
+        for index, values in enumerate(scores):
+            output, target_tokens = text.decode(self.tokenizer, outputs[index], forced[index])
+            for id_ in values.top_ids.unique().tolist():
+                if id_ not in names:
+                    names[id_] = text.token_text(self.tokenizer, id_)
+            results.append(
+                Generation(
+                    source_text=texts[index],
+                    target_text=output,
+                    source_tokens=tuple(tokens[index]),
+                    target_tokens=tuple(target_tokens),
+                    decoder_start=self._start_token(starts[index]),
+                    log_probs=values.log_probs,
+                    entropy=values.entropy,
+                    ranks=values.ranks,
+                    top_ids=values.top_ids,
+                    top_log_probs=values.top_log_probs,
+                    top_texts=tuple(tuple(names[i] for i in row) for row in values.top_ids.tolist()),
+                    beams=beams[index] if beams else (),
+                    finished=outputs[index][-1] in ends,
+                    settings=settings,
+                    model_digest=self.digest,
+                )
+            )
+        return results
+
+    def _start_token(self, id_: int) -> Token:
+        return Token(str(self.tokenizer.convert_ids_to_tokens([id_])[0]), id_, 0, 0, special=True, forced=True)
+
+    def _record(self, generations: Sequence[Generation], names: Sequence[str]) -> dict[str, Tensor]:
+        recorded: dict[str, Tensor] = {}
+
+        def recorder(name: str) -> PointFunction:
+            def record(tensor: Tensor) -> Tensor:
+                recorded[name] = tensor.detach().cpu()
+                return tensor
+
+            return record
+
+        source, mask = padded([g.source_ids for g in generations], padding_id(self.hf))
+        decoder, _ = padded([g.decoder_input_ids for g in generations], padding_id(self.hf))
+        functions = {name: recorder(name) for name in names}
+        with self.lock, analysed(self.hf), torch.no_grad(), hooked(self.hf, self.family, functions):
+            logits_from_ids(
+                self.hf, source.to(self.device), mask.to(self.device), decoder.to(self.device)
+            )
+        return recorded
+
+
+def _ids(tokens: Sequence[Token]) -> Tensor:
+    return torch.tensor([token.id for token in tokens])
+
+
+def _then(first: PointFunction | None, second: PointFunction) -> PointFunction:
+    return second if first is None else lambda tensor: second(first(tensor))
+
+
+def _unpadded(name: str, tensor: Tensor, source: int, target: int, dtype: torch.dtype | None) -> Tensor:
+    """Cut one example's tensor to its real positions."""
+    own = source if name.startswith("encoder") else target
+    point = name.rpartition(".")[2]
+    across = source if ".cross." in name else own
+    if point in ("pattern", "scores"):
+        tensor = tensor[:, :, :own, :across]
+    elif point in ("q", "z"):
+        tensor = tensor[:, :, :own]
+    elif point in ("k", "v"):
+        tensor = tensor[:, :, :across]
+    else:
+        tensor = tensor[:, :own]
+    return tensor.to(dtype or tensor.dtype, copy=True)  # a copy, or the padded batch would stay alive
+
+
+def _spilled(
+    generation: Generation, tensors: Mapping[str, Tensor], folder: Any, index: int
+) -> Capture:
+    path = Path(folder.name) / f"{index}.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    return Capture(generation, path=path, names=tuple(tensors), folder=folder)
+
+
+def _stopping(should_stop: Callable[[], bool] | None) -> StoppingCriteriaList | None:
+    if should_stop is None:
+        return None
+
+    class Asked(StoppingCriteria):
+        def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+            return torch.full((input_ids.shape[0],), should_stop(), device=input_ids.device)
+
+    return StoppingCriteriaList([Asked()])
+
+
+def load(name: str | os.PathLike[str], device: str = "auto", dtype: str = "float32") -> Seq2Seq:
+    """Open a model folder made by `save_pretrained`, a run folder (its best checkpoint) or a hub id.
+
+    Only safetensors weights are read and no code from the folder runs.
+
+    Raises:
+        FileError, RunError: nothing to load there.
+        UnsupportedModelError: not an encoder–decoder that can be explained; says why.
+        ModelError: broken or incomplete.
+    """
+    hf, tokenizer, family = open_model(name, device=device, dtype=dtype)
+    return Seq2Seq(hf, tokenizer, family, str(name))
+
+
+def wrap(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "model") -> Seq2Seq:
+    """Open a model and tokenizer that are in memory already; neither is changed.
+
+    Raises:
+        UnsupportedModelError: not an encoder–decoder that can be explained; says why.
+        BrokenWeightsError: NaN or infinite weights.
+    """
+    if not isinstance(hf, PreTrainedModel):
+        raise UnsupportedModelError(f"{type(hf).__name__} is not a Hugging Face model (PreTrainedModel)")
+    family = family_of(
+        hf.config.model_type,
+        is_encoder_decoder=bool(hf.config.is_encoder_decoder),
+        architectures=(type(hf).__name__,),
+    )
+    if not hasattr(hf, "lm_head"):
+        raise UnsupportedModelError(f"{type(hf).__name__} writes no text; use its ForConditionalGeneration class")
+    check_weights(hf, name)
+    return Seq2Seq(hf, tokenizer, family, name)

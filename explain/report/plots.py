@@ -1,0 +1,355 @@
+"""Plotly figures as plain functions of results.
+
+Tokens are placed by position and labelled by text, so repeated tokens stay apart. Every colour has a bar with
+its numbers, and scales are fixed, never left to Plotly. Texts are escaped: Plotly would read them as HTML.
+Positions and steps count from 0, as in `Generation.alternatives` and in the JSON files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from explain.report import colours
+from explain.report.colours import Theme
+from explain.report.labels import (
+    array,
+    number,
+    objective_name,
+    plot_label,
+    plot_text,
+    probability,
+    score_limit,
+    shorten,
+)
+from explain.results import Attribution, Generation, Token
+
+# Past this many labels on an axis only every second, third … is written.
+MOST_LABELS = 80
+# Past this many cells the hover names positions instead of carrying the token texts of every cell.
+MOST_HOVER_CELLS = 80_000
+
+
+def attribution_map(attribution: Attribution, *, theme: Theme = "light") -> go.Figure:
+    """The scores as a heat map: output tokens down; source, then start and earlier output tokens across.
+
+    Both panels share one scale. It is symmetric round 0 for a signed method (blue above 0 supports, orange
+    below 0 opposes) and runs from 0 for the others.
+    """
+    source, prefix = array(attribution.source), array(attribution.prefix)
+    columns = [plot_label(token) for token in attribution.source_tokens]
+    rows = [plot_label(token) for token in attribution.target_tokens]
+    limit = score_limit(attribution) or 1.0
+    signed = attribution.signed
+    low, scale = (-limit, "diverging") if signed else (0.0, "sequential")
+    noun = attribution.level
+    figure = make_subplots(
+        rows=1,
+        cols=2,
+        shared_yaxes=True,
+        horizontal_spacing=0.02,
+        column_widths=_widths(len(columns), len(rows)),
+    )
+    shared = {
+        "zmin": low,
+        "zmax": limit,
+        "colorscale": colours.colorscale(scale, theme),
+        "hoverongaps": False,
+        "xgap": 1,
+        "ygap": 1,
+    }
+    past = np.where(np.tri(len(rows), k=-1, dtype=bool), prefix, np.nan)
+    if attribution.level == "word":
+        np.fill_diagonal(past, np.where(array(attribution.within) == 0, np.nan, array(attribution.within)))
+    start = array(attribution.start)[:, None]
+    panels = (
+        ("source", 1, source, np.arange(len(columns)), columns),
+        ("start", 2, start, np.array([-1]), ["(start)"]),
+        ("prefix", 2, past, np.arange(len(rows)), rows),
+    )
+    bar = {"title": {"text": plot_text(_bar_title(attribution)), "side": "right"}, "tickformat": ".2~g"}
+    for name, column, scores, positions, labels in panels:
+        heat = go.Heatmap(
+            name=name,
+            z=scores,
+            x=positions,
+            y=np.arange(len(rows)),
+            customdata=_pairs(rows, labels),
+            hovertemplate=_score_hover(noun, name, len(rows) * len(labels), signed),
+            showscale=name == "prefix",
+            colorbar=bar,
+            **shared,
+        )
+        figure.add_trace(heat, row=1, col=column)
+    figure.update_xaxes(title_text=f"source {noun}", **_ticks(columns), row=1, col=1)
+    figure.update_xaxes(title_text=f"earlier output {noun}", **_ticks(["(start)", *rows], -1), row=1, col=2)
+    figure.update_yaxes(title_text=f"output {noun}", **_ticks(rows), row=1, col=1)
+    figure.update_yaxes(autorange="reversed")
+    return _finish(figure, theme, height=_height(len(rows)), title=_title(attribution))
+
+
+def attention_map(
+    pattern: Any,
+    query_tokens: Sequence[Token | str],
+    key_tokens: Sequence[Token | str],
+    *,
+    title: str = "",
+    query_name: str = "output token",
+    key_name: str = "source token",
+    zmax: float | None = None,
+    theme: Theme = "light",
+) -> go.Figure:
+    """One attention pattern [query, key] as a heat map; weights are 0 to 1 and each row sums to 1.
+
+    The scale runs from 0 to `zmax`: give 1 to compare heads, leave it out to use the largest weight here.
+    """
+    weights = array(pattern)
+    rows, columns = [plot_label(token) for token in query_tokens], [plot_label(token) for token in key_tokens]
+    if zmax is None:
+        zmax = float(np.nanmax(weights)) if weights.size and not np.isnan(weights).all() else 1.0
+    hover = "<b>%{customdata[0]}</b> (%{y:d}) looks at <b>%{customdata[1]}</b> (%{x:d})<br>weight %{z:.4f}"
+    plain = "position %{y:d} looks at position %{x:d}<br>weight %{z:.4f}"
+    heat = go.Heatmap(
+        z=weights,
+        x=np.arange(len(columns)),
+        y=np.arange(len(rows)),
+        zmin=0.0,
+        zmax=zmax or 1.0,
+        colorscale=colours.colorscale("sequential", theme),
+        colorbar={"title": {"text": "attention weight (each row sums to 1)", "side": "right"}},
+        customdata=_pairs(rows, columns),
+        hovertemplate=_hover(hover, plain, weights.size),
+        hoverongaps=False,
+        xgap=1,
+        ygap=1,
+    )
+    figure = go.Figure(heat)
+    figure.update_xaxes(title_text=key_name, **_ticks(columns))
+    figure.update_yaxes(title_text=query_name, autorange="reversed", **_ticks(rows))
+    return _finish(figure, theme, height=_height(len(rows)), title=plot_text(title))
+
+
+def token_log_probs(generation: Generation, *, theme: Theme = "light") -> go.Figure:
+    """The log-probability of each output token as bars, in nats: 0 is certain, further down is less likely."""
+    values = array(generation.log_probs)
+    labels = [plot_label(token) for token in generation.target_tokens]
+    ramp = colours.colours("doubt", theme)
+    shares = np.exp(np.minimum(values, 0))
+    bars = go.Bar(
+        x=np.arange(len(labels)),
+        y=values,
+        marker={
+            "color": [ramp[colours.doubt_level(float(share))] for share in np.nan_to_num(shares)],
+            "line": {"color": colours.MUTED[theme], "width": 1},
+        },
+        customdata=_column(labels, [probability(float(value)) for value in values]),
+        hovertemplate="<b>%{customdata[0]}</b> · step %{x:d}<br>log-probability %{y:.4f} nats"
+        "<br>probability %{customdata[1]}<extra></extra>",
+    )
+    figure = go.Figure(bars)
+    figure.update_xaxes(title_text="output token", **_ticks(labels))
+    figure.update_yaxes(title_text="log-probability (nats; 0 = certain)", rangemode="tozero")
+    return _finish(figure, theme, height=320)
+
+
+def entropy_strip(generation: Generation, *, theme: Theme = "light") -> go.Figure:
+    """The entropy of the next-token distribution at each step, in nats, as one row: 0 is no doubt at all."""
+    values = array(generation.entropy)
+    labels = [plot_label(token) for token in generation.target_tokens]
+    top = float(np.nanmax(values)) if values.size and not np.isnan(values).all() else 0.0
+    strip = go.Heatmap(
+        z=values[None, :],
+        x=np.arange(len(labels)),
+        y=np.array([0]),
+        zmin=0.0,
+        zmax=top or 1.0,
+        colorscale=colours.colorscale("doubt", theme),
+        colorbar={"title": {"text": "entropy (nats)", "side": "right"}, "nticks": 3},
+        customdata=_column(labels)[None, :, :],
+        hovertemplate="<b>%{customdata[0]}</b> · step %{x:d}<br>entropy %{z:.4f} nats<extra></extra>",
+        xgap=1,
+    )
+    figure = go.Figure(strip)
+    figure.update_xaxes(title_text="output token", **_ticks(labels))
+    figure.update_yaxes(visible=False)
+    return _finish(figure, theme, height=200)
+
+
+def training_curve(records: Iterable[Mapping[str, Any]], *, theme: Theme = "light") -> go.Figure:
+    """Training and validation loss (nats per token) and, where measured, exact match (0 to 1) by step.
+
+    `records` are lines of `progress.jsonl`: `step` and any of `loss`, `eval_loss`, `exact_match` (also as
+    `eval_exact_match`). Others are ignored; of two records of one step (a job that resumed) the later counts.
+    """
+    lines = list(records)
+    loss, held_out = _series(lines, "loss"), _series(lines, "eval_loss")
+    match = _series(lines, "exact_match", "eval_exact_match")
+    panels = 2 if match[0].size else 1
+    figure = make_subplots(rows=panels, cols=1, shared_xaxes=True, vertical_spacing=0.08)
+    blue, orange = (colours.colours("diverging", theme)[index] for index in (-6, 6))
+    curves = (
+        ("training loss", loss, blue, "solid", 1),
+        ("validation loss", held_out, orange, "dash", 1),
+        ("exact match (validation)", match, blue, "dot", 2),
+    )
+    for name, (steps, values), colour, dash, row in curves:
+        if not steps.size:
+            continue
+        unit = "" if row == 2 else " nats per token"
+        trace = go.Scatter(
+            name=name,
+            x=steps,
+            y=values,
+            mode="lines+markers" if steps.size < 40 else "lines",
+            line={"color": colour, "dash": dash, "width": 2},
+            hovertemplate=f"step %{{x}}<br>{name} %{{y:.4f}}{unit}<extra></extra>",
+        )
+        figure.add_trace(trace, row=row, col=1)
+    figure.update_xaxes(title_text="training step", row=panels, col=1)
+    figure.update_yaxes(title_text="loss (nats per token; 0 = perfect)", row=1, col=1)
+    if panels == 2:
+        figure.update_yaxes(title_text="exact match (share)", range=[0, 1.02], row=2, col=1)
+    figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"}, showlegend=True)
+    return _finish(figure, theme, height=300 + 180 * (panels - 1), margin_top=40)
+
+
+def alternatives_bars(generation: Generation, step: int, k: int = 5, *, theme: Theme = "light") -> go.Figure:
+    """What the model might have written at `step`: the k most likely tokens by probability (0 to 1).
+
+    The token that stands in the output is filled; it gets a bar of its own when it is not among the k.
+
+    Raises:
+        InputError: there is no such step, or fewer than k alternatives were kept.
+    """
+    token = generation.target_tokens[step] if 0 <= step < len(generation.target_tokens) else None
+    found = generation.alternatives(step, k)
+    entries = [(item.text, item.log_prob, item.rank, token is not None and item.id == token.id) for item in found]
+    if token is not None and not any(chosen for *_, chosen in entries):
+        entries.append((token.text, float(generation.log_probs[step]), int(generation.ranks[step]), True))
+    labels = [plot_label(text) for text, *_ in entries]
+    ramp = colours.colours("sequential", theme)
+    bars = go.Bar(
+        orientation="h",
+        x=np.exp(np.array([log_prob for _, log_prob, *_ in entries], dtype=np.float32)),
+        y=np.arange(len(entries)),
+        marker={
+            "color": [ramp[14] if chosen else ramp[3] for *_, chosen in entries],
+            "line": {"color": ramp[14], "width": 1},
+        },
+        customdata=_column(
+            labels,
+            [str(rank) for _, _, rank, _ in entries],
+            [number(log_prob, 3) for _, log_prob, *_ in entries],
+            [" (in the output)" if chosen else "" for *_, chosen in entries],
+        ),
+        hovertemplate="<b>%{customdata[0]}</b>%{customdata[3]}<br>rank %{customdata[1]}<br>"
+        "probability %{x:.4f}<br>log-probability %{customdata[2]} nats<extra></extra>",
+    )
+    figure = go.Figure(bars)
+    figure.update_xaxes(title_text="probability", range=[0, 1])
+    figure.update_yaxes(title_text="token", autorange="reversed", **_ticks(labels))
+    return _finish(figure, theme, height=110 + 30 * len(entries), title=f"Step {step}")
+
+
+def _series(records: Sequence[Mapping[str, Any]], *names: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of the first of `names` that each record has; steps ascend and are unique."""
+    found: dict[float, float] = {}
+    for record in records:
+        step = record.get("step")
+        value = next((record[name] for name in names if record.get(name) is not None), None)
+        if not isinstance(step, (int, float)) or not isinstance(value, (int, float)):
+            continue
+        if math.isfinite(value):
+            found[step] = float(value)
+    steps = sorted(found)
+    return np.array(steps), np.array([found[step] for step in steps], dtype=np.float32)
+
+
+def _pairs(rows: Sequence[str], columns: Sequence[str]) -> np.ndarray | None:
+    """Row and column label of each cell, for the hover; None when that would be too much to carry."""
+    if len(rows) * len(columns) > MOST_HOVER_CELLS:
+        return None
+    pairs = np.empty((len(rows), len(columns), 2), dtype=object)
+    pairs[:, :, 0] = np.array(rows, dtype=object)[:, None] if rows else ""
+    pairs[:, :, 1] = np.array(columns, dtype=object)[None, :] if columns else ""
+    return pairs
+
+
+def _column(*fields: Sequence[str]) -> np.ndarray:
+    """One row of labels per point, as Plotly's custom data takes them."""
+    return np.array([list(values) for values in zip(*fields, strict=True)], dtype=object).reshape(-1, len(fields))
+
+
+def _hover(with_texts: str, with_positions: str, cells: int) -> str:
+    return (with_texts if cells <= MOST_HOVER_CELLS else with_positions) + "<extra></extra>"
+
+
+def _score_hover(noun: str, panel: str, cells: int, signed: bool) -> str:
+    cause = {"source": f"source {noun}", "prefix": f"earlier output {noun}", "start": "decoder start"}[panel]
+    score = "score %{z:+.5g}" if signed else "score %{z:.5g}"
+    texts = (
+        f"output {noun} <b>%{{customdata[0]}}</b> (step %{{y:d}})<br>"
+        f"{cause} <b>%{{customdata[1]}}</b>" + ("" if panel == "start" else " (position %{x:d})")
+    )
+    positions = f"output {noun} at step %{{y:d}}<br>{cause} at position %{{x:d}}"
+    return _hover(f"{texts}<br>{score}", f"{positions}<br>{score}", cells)
+
+
+def _ticks(labels: Sequence[str], first: int = 0) -> dict[str, Any]:
+    """Positions as coordinates, texts as tick labels; every n-th one when there are too many to read."""
+    every = max(1, math.ceil(len(labels) / MOST_LABELS))
+    return {
+        "tickmode": "array",
+        "tickvals": np.arange(first, first + len(labels), every),
+        "ticktext": list(labels[::every]),
+        "showgrid": False,
+        "zeroline": False,
+    }
+
+
+def _widths(source: int, target: int) -> list[float]:
+    share = source / max(1, source + target + 1)
+    share = min(0.8, max(0.2, share))
+    return [round(share, 4), round(1 - share, 4)]
+
+
+def _height(rows: int) -> int:
+    return min(1400, max(300, 170 + 24 * rows))
+
+
+def _bar_title(attribution: Attribution) -> str:
+    limit = score_limit(attribution)
+    units = shorten(attribution.units or "score", 60)
+    ends = "above 0 supports, below 0 opposes" if attribution.signed else "0 = no effect"
+    return f"{units} · {ends}" if limit else f"{units} · every score is 0"
+
+
+def _title(attribution: Attribution) -> str:
+    name = objective_name(attribution)
+    return plot_text(shorten(f"{attribution.method} · {name}" if name else attribution.method, 100))
+
+
+def _finish(
+    figure: go.Figure, theme: Theme, *, height: int, title: str = "", margin_top: int | None = None
+) -> go.Figure:
+    """Template, page colours and margins: given explicitly, because importing Streamlit changes the defaults."""
+    figure.update_layout(
+        template="plotly_dark" if theme == "dark" else "plotly_white",
+        paper_bgcolor=colours.PAGE[theme],
+        plot_bgcolor=colours.EMPTY[theme] if _is_map(figure) else colours.PAGE[theme],
+        font={"color": colours.INK[theme]},
+        height=height,
+        margin={"l": 70, "r": 30, "t": margin_top or (50 if title else 24), "b": 60},
+    )
+    if title:
+        figure.update_layout(title={"text": title, "font": {"size": 15}})
+    return figure
+
+
+def _is_map(figure: go.Figure) -> bool:
+    return any(isinstance(trace, go.Heatmap) for trace in figure.data)

@@ -1,0 +1,240 @@
+"""A feature attribution: what every source token and every earlier target token did to each target token."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from explain.errors import InputError
+from explain.results.tokens import Token, group_words, merge_tokens
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from plotly.graph_objects import Figure
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """Scores of source and prefix for each target token, with the evidence for them.
+
+    Attributes:
+        method: name in `explain.methods()`.
+        objective: what was explained: `log_prob`, `logit`, `probability`, `entropy`; `""` when the method
+            explains no objective (attention).
+        contrast: the foil text, or None; scores then explain objective(token) - objective(foil).
+        units: what a score of 1 means, in words.
+        signed: scores below 0 count against the target token; else all are at least 0.
+        source: float [target, source].
+        prefix: float [target, target]; entry [t, u] is the effect of target token u on target token t and
+            is 0 for u >= t.
+        start: float [target], the effect of the decoder-start token.
+        within: float [target], effects between the subwords of one word; 0 before `words()`.
+        value: float [target], the objective with the whole input; nan without an objective.
+        baseline_value: float [target], the objective at the baseline; nan where the method has none.
+        completeness_error: float [target], |sum of scores - (value - baseline_value)| over
+            |value - baseline_value|; 0 is exact, nan where undefined.
+        log_probs: float [target], nats.
+        config: every setting that shaped the numbers.
+    """
+
+    method: str
+    objective: str
+    contrast: str | None
+    units: str
+    signed: bool
+    source_text: str
+    target_text: str
+    source_tokens: tuple[Token, ...]
+    target_tokens: tuple[Token, ...]
+    source: Tensor
+    prefix: Tensor
+    start: Tensor
+    within: Tensor
+    value: Tensor
+    baseline_value: Tensor
+    completeness_error: Tensor
+    log_probs: Tensor
+    config: Mapping[str, Any] = field(default_factory=dict)
+    model_digest: str = ""
+    level: str = "token"
+
+    def __post_init__(self) -> None:
+        target, source = len(self.target_tokens), len(self.source_tokens)
+        shapes = {"source": (target, source), "prefix": (target, target)}
+        for name in ("start", "within", "value", "baseline_value", "completeness_error", "log_probs"):
+            shapes[name] = (target,)
+        for name, shape in shapes.items():
+            if tuple(getattr(self, name).shape) != shape:
+                raise InputError(f"{name} has shape {tuple(getattr(self, name).shape)}, expected {shape}")
+
+    @property
+    def converged(self) -> Tensor:
+        """bool [target]: the completeness error is defined and within the tolerance asked for."""
+        return self.completeness_error <= float(self.config.get("tolerance", 0.01))
+
+    def words(self) -> Attribution:
+        """The same attribution between words: subwords merged on both axes.
+
+        Effects are summed over the subwords of the word that causes them. Over the subwords of the word
+        that is explained they are summed too where the method explains an objective (the log-probability
+        of a word is the sum over its subwords), and averaged where it does not (attention).
+        """
+        if self.level == "word":
+            return self
+        rows = group_words(self.target_tokens, self.target_text)
+        columns = group_words(self.source_tokens, self.source_text)
+        down, across = _membership(rows, len(self.target_tokens)), _membership(columns, len(self.source_tokens))
+        average = down / down.sum(1, keepdim=True)
+        over_rows = down if self.objective else average
+        prefix = over_rows @ self.prefix.double() @ down.T
+        value, base = down @ self.value.double(), down @ self.baseline_value.double()
+        source = over_rows @ self.source.double() @ across.T
+        start = over_rows @ self.start.double()
+        error = _completeness(source.sum(1) + prefix.sum(1) + start, value, base)
+        undefined = (down @ self.completeness_error.double()).isnan()
+        return replace(
+            self,
+            source_tokens=tuple(merge_tokens(self.source_tokens, g, self.source_text) for g in columns),
+            target_tokens=tuple(merge_tokens(self.target_tokens, g, self.target_text) for g in rows),
+            source=source.float(),
+            prefix=prefix.tril(-1).float(),
+            start=start.float(),
+            within=prefix.diagonal().float(),
+            value=value.float(),
+            baseline_value=base.float(),
+            completeness_error=torch.where(undefined, torch.nan, error).float(),
+            log_probs=(down @ self.log_probs.double()).float(),
+            level="word",
+        )
+
+    def top(self, step: int, k: int = 5) -> list[tuple[str, int, float]]:
+        """The k strongest influences on target token `step`, as (side, index, score), strongest first."""
+        scores = [("source", i, float(x)) for i, x in enumerate(self.source[step])]
+        scores += [("prefix", u, float(x)) for u, x in enumerate(self.prefix[step, :step])]
+        return sorted(scores, key=lambda item: -abs(item[2]))[:k]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The attribution as the JSON object of `explain/attribution@1`, without the envelope."""
+        return {
+            "method": self.method,
+            "objective": self.objective,
+            "contrast": self.contrast,
+            "units": self.units,
+            "signed": self.signed,
+            "level": self.level,
+            "config": dict(self.config),
+            "source_text": self.source_text,
+            "target_text": self.target_text,
+            "source": [token.to_dict() for token in self.source_tokens],
+            "target": [token.to_dict() for token in self.target_tokens],
+            "source_scores": self.source.tolist(),
+            "prefix_scores": self.prefix.tolist(),
+            "start_scores": self.start.tolist(),
+            "within_scores": self.within.tolist(),
+            "value": self.value.tolist(),
+            "baseline_value": self.baseline_value.tolist(),
+            "completeness_error": self.completeness_error.tolist(),
+            "log_probs": self.log_probs.tolist(),
+            "model_digest": self.model_digest,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Attribution:
+        """Read an attribution back from its JSON object; null stands for nan."""
+        target, source = len(data["target"]), len(data["source"])
+
+        def tensor(name: str, *shape: int) -> Tensor:
+            return torch.tensor(_numbers(data[name]), dtype=torch.float32).reshape(shape)
+
+        return cls(
+            method=data["method"],
+            objective=data["objective"],
+            contrast=data["contrast"],
+            units=data["units"],
+            signed=data["signed"],
+            level=data["level"],
+            config=data["config"],
+            source_text=data["source_text"],
+            target_text=data["target_text"],
+            source_tokens=tuple(Token.from_dict(item) for item in data["source"]),
+            target_tokens=tuple(Token.from_dict(item) for item in data["target"]),
+            source=tensor("source_scores", target, source),
+            prefix=tensor("prefix_scores", target, target),
+            start=tensor("start_scores", target),
+            within=tensor("within_scores", target),
+            value=tensor("value", target),
+            baseline_value=tensor("baseline_value", target),
+            completeness_error=tensor("completeness_error", target),
+            log_probs=tensor("log_probs", target),
+            model_digest=data["model_digest"],
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row per pair of a target token and what may have influenced it.
+
+        Columns describe the target token (`target_…`), the `side` (`source`, `prefix`, `start`), the
+        influencing token (`index`, `text`, `id`, …), the `score`, and the target token's evidence.
+        """
+        from explain.results.formats import to_frame
+
+        return to_frame(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Write to `.json`, `.csv`, `.parquet`, `.safetensors` (all read back) or `.html` (a page).
+
+        Raises:
+            InputError: the ending is none of these.
+            FileError: the file cannot be written.
+        """
+        from explain.results.formats import save
+
+        return save(self, path)
+
+    def plot(self) -> Figure:
+        """A Plotly heat map, targets down, source and prefix across."""
+        return _report().plots.attribution_map(self)
+
+    def to_html(self) -> str:
+        """One offline HTML page with the maps and how to read them."""
+        return _report().attribution_page(self)
+
+
+def load_attribution(path: str | Path) -> Attribution:
+    """Read an attribution written by `Attribution.save`.
+
+    Raises:
+        InputError: the ending is not one that can be read back.
+        FileError: the file is missing, broken or of another kind.
+    """
+    from explain.results.formats import load
+
+    return load(path)
+
+
+def _report() -> Any:
+    # Drawing lives in a room above this one and is bound by name, late, so that imports go only down.
+    return importlib.import_module("explain.report")
+
+
+def _membership(groups: Sequence[Sequence[int]], size: int) -> Tensor:
+    matrix = torch.zeros(len(groups), size, dtype=torch.float64)
+    for row, group in enumerate(groups):
+        matrix[row, list(group)] = 1
+    return matrix
+
+
+def _completeness(total: Tensor, value: Tensor, base: Tensor) -> Tensor:
+    difference = value - base
+    return (total - difference).abs() / difference.abs()
+
+
+def _numbers(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return float("nan") if value is None else value

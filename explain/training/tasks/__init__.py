@@ -1,0 +1,63 @@
+"""Tasks with known answers: text pairs whose right explanation is known token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from explain.errors import UnknownNameError
+from explain.training.tasks.base import (
+    SPLITS,
+    Example,
+    Ref,
+    SourceSegment,
+    Span,
+    Split,
+    TargetSegment,
+    Task,
+    TokenGold,
+    preview,
+    split_of,
+    token_gold,
+)
+from explain.training.tasks.clinic import Clinic
+from explain.training.tasks.invoice import Invoice
+from explain.training.tasks.translate import Translate
+
+TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in (Translate(), Invoice(), Clinic())})
+"""Every task by name."""
+
+
+def names() -> tuple[str, ...]:
+    """The names of all tasks."""
+    return tuple(TASKS)
+
+
+def get(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    if name not in TASKS:
+        raise UnknownNameError("task", name, TASKS)
+    return TASKS[name]
+
+
+__all__ = [
+    "SPLITS",
+    "TASKS",
+    "Example",
+    "Ref",
+    "SourceSegment",
+    "Span",
+    "Split",
+    "TargetSegment",
+    "Task",
+    "TokenGold",
+    "get",
+    "names",
+    "preview",
+    "split_of",
+    "token_gold",
+]
