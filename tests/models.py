@@ -59,7 +59,7 @@ def network(family: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
         "scale_embedding": True,
         "forced_eos_token_id": None,
     }
-    t5 = {"d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "initializer_factor": 3.0}
+    t5 = {"d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "initializer_factor": 1.0}
     classes: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         "t5": (hf.T5ForConditionalGeneration, hf.T5Config, t5),
         "mt5": (hf.MT5ForConditionalGeneration, hf.MT5Config, t5),

@@ -329,6 +329,15 @@ class Seq2Seq:
             ids = ids[1:]  # mBART-50 writes the code first, and the decoder starts with it
         return start, ids if ids[-1] == eos or eos is None else [*ids, eos]
 
+    def foil_ids(self, foil: str) -> list[int]:
+        """Ids of a foil text without special tokens.
+
+        Raises:
+            InputError: the text is empty or holds unknown words.
+        """
+        tokens = text.encode(self.tokenizer, foil, limit=self._limit, as_target=True, name="the contrast")
+        return [token.id for token in tokens if not token.special]
+
     def _language_id(self, language: str | None) -> int | None:
         if language is None:
             return None

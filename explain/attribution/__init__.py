@@ -1,0 +1,160 @@
+"""The attribution room: every method through one registry, one function, one kind of result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+
+from explain.attribution import gradients, internals, perturbation
+from explain.attribution.objectives import OBJECTIVES, Question, question
+from explain.attribution.registry import Cancelled, Method, Registry, Scores, Work
+from explain.errors import InputError
+from explain.model import Seq2Seq
+from explain.model.hooks import analysed
+from explain.results import Attribution, Generation
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Progress = Callable[[int, int], None]
+
+REGISTRY = Registry({})
+for _method in (*gradients.METHODS, *perturbation.METHODS, *internals.METHODS):
+    REGISTRY.add(_method)
+
+
+def methods() -> pd.DataFrame:
+    """The registry as a table: one row per method, with what it needs, gives and means."""
+    return REGISTRY.frame()
+
+
+@overload
+def attribute(model: Seq2Seq, generations: Generation, **options: Any) -> Attribution: ...
+@overload
+def attribute(model: Seq2Seq, generations: Sequence[Generation], **options: Any) -> list[Attribution]: ...
+def attribute(
+    model: Seq2Seq,
+    generations: Generation | Sequence[Generation],
+    *,
+    method: str = "integrated_gradients",
+    target: str = "log_prob",
+    contrast: str | None = None,
+    tolerance: float = 0.01,
+    progress: Progress | None = None,
+    should_stop: Callable[[], bool] | None = None,
+    **options: Any,
+) -> Attribution | list[Attribution]:
+    """Score what every source token and every earlier target token did to each target token.
+
+    Args:
+        model: an opened model.
+        generations: one generation, or a list (list in, list out).
+        method: a name in `methods()`.
+        target: the objective: `log_prob`, `logit`, `probability` or `entropy`.
+        contrast: a foil text; explains objective(token) - objective(foil). One token stands against every
+            output token, a longer text is aligned by position.
+        tolerance: relative completeness error that methods with completeness must reach per token.
+        progress: called with (done, all) after every generation.
+        should_stop: asked between batches; True ends the work with `Cancelled`.
+        **options: the method's own settings.
+
+    Raises:
+        UnknownNameError: no such method, objective or option.
+        InputError: a contrast or option that the method cannot take.
+        ParityError: the model's logits depend on how they are asked for.
+        Cancelled: `should_stop` said so.
+    """
+    row = REGISTRY.get(method)
+    settings = row.options(options)
+    if not tolerance > 0:
+        raise InputError(f"tolerance is {tolerance}; it must be above 0 (0.01 is one per cent)")
+    if contrast is not None and not row.contrast:
+        raise InputError(f"{method} explains no objective, so it takes no contrast")
+    several = [generations] if isinstance(generations, Generation) else list(generations)
+    _require_same_model(model, several)
+    questions = [question(model, item, target, contrast) for item in several]
+    finished = 0
+
+    def done(count: int) -> None:
+        nonlocal finished
+        finished += count
+        if progress is not None:
+            progress(finished, len(several))
+
+    def check() -> None:
+        if should_stop is not None and should_stop():
+            raise Cancelled("stopped as asked")
+
+    model.require_parity()
+    with model.lock, analysed(model.hf):
+        scores = row.run(Work(model, several, questions, tolerance, check, done), settings)
+        values = [_value(model, item, asked) if row.objective else None
+                  for item, asked in zip(several, questions, strict=True)]
+    results = [
+        _result(row, settings, item, asked, score, value, tolerance, contrast)
+        for item, asked, score, value in zip(several, questions, scores, values, strict=True)
+    ]
+    return results[0] if isinstance(generations, Generation) else results
+
+
+def _require_same_model(model: Seq2Seq, generations: Sequence[Generation]) -> None:
+    for generation in generations:
+        size = model.hf.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportArgumentType]
+        if max(int(generation.source_ids.max()), int(generation.target_ids.max())) >= size:
+            raise InputError("this output was written with another vocabulary than the model's")
+
+
+def _value(model: Seq2Seq, generation: Generation, asked: Question) -> torch.Tensor:
+    """The objective at the whole input, float [target]."""
+    from explain.model.forward import logits_from_ids
+
+    device = model.device
+    with torch.no_grad():
+        source = generation.source_ids[None].to(device)
+        logits = logits_from_ids(
+            model.hf, source, torch.ones_like(source), generation.decoder_input_ids[None].to(device)
+        )
+        return asked(logits)[0].float().cpu()
+
+
+def _result(
+    row: Method,
+    settings: Any,
+    generation: Generation,
+    asked: Question,
+    scores: Scores,
+    value: torch.Tensor | None,
+    tolerance: float,
+    contrast: str | None,
+) -> Attribution:
+    undefined = torch.full((len(generation.target_tokens),), torch.nan)
+    config = {**asdict(settings), "tolerance": tolerance, **(scores.used or {})}
+    if contrast is not None:
+        config["contrasted"] = asked.contrasted.tolist()
+    return Attribution(
+        method=row.name,
+        objective=asked.objective if row.objective else "",
+        contrast=contrast,
+        units=asked.units if row.objective else "share",
+        signed=row.signed,
+        source_text=generation.source_text,
+        target_text=generation.target_text,
+        source_tokens=generation.source_tokens,
+        target_tokens=generation.target_tokens,
+        source=scores.source.float(),
+        prefix=scores.prefix.float(),
+        start=scores.start.float(),
+        within=torch.zeros(len(generation.target_tokens)),
+        value=undefined if value is None else value,
+        baseline_value=undefined if scores.baseline_value is None else scores.baseline_value,
+        completeness_error=undefined if scores.completeness_error is None else scores.completeness_error,
+        log_probs=generation.log_probs,
+        config=config,
+        model_digest=generation.model_digest,
+    )
+
+
+__all__ = ["OBJECTIVES", "REGISTRY", "Cancelled", "Method", "Registry", "attribute", "methods"]

@@ -1,0 +1,127 @@
+"""What is explained: a number for every output position, from the logits at that position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from explain.errors import InputError, UnknownNameError
+from explain.model import Seq2Seq
+from explain.results import Generation
+
+# (logits [..., target, vocabulary], ids [target]) -> [..., target]
+ObjectiveFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+def _pick(values: Tensor, ids: Tensor) -> Tensor:
+    index = ids.to(values.device).expand(values.shape[:-1]).unsqueeze(-1)
+    return values.gather(-1, index).squeeze(-1)
+
+
+def _log_prob(logits: Tensor, ids: Tensor) -> Tensor:
+    return _pick(logits.float().log_softmax(-1), ids)
+
+
+def _logit(logits: Tensor, ids: Tensor) -> Tensor:
+    return _pick(logits.float(), ids)
+
+
+def _probability(logits: Tensor, ids: Tensor) -> Tensor:
+    return _pick(logits.float().softmax(-1), ids)
+
+
+def _entropy(logits: Tensor, ids: Tensor) -> Tensor:
+    log_probs = logits.float().log_softmax(-1)
+    return -(log_probs.exp() * log_probs).sum(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A row of the table of objectives: its function, its unit, and whether it looks at the token."""
+
+    function: ObjectiveFunction
+    units: str
+    of_token: bool = True
+
+
+OBJECTIVES = {
+    "log_prob": Kind(_log_prob, "nats of log-probability"),
+    "logit": Kind(_logit, "logits"),
+    "probability": Kind(_probability, "probability"),
+    "entropy": Kind(_entropy, "nats of entropy", of_token=False),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What to explain about one generation.
+
+    Attributes:
+        objective: a name in `OBJECTIVES`.
+        targets: int [target], the tokens that were written.
+        foils: int [target], what might have been written instead, or None without a contrast.
+        contrasted: bool [target], where there is a foil that differs; all true without a contrast.
+    """
+
+    objective: str
+    targets: Tensor
+    foils: Tensor | None
+    contrasted: Tensor
+
+    @property
+    def units(self) -> str:
+        """What a score of 1 is worth."""
+        return OBJECTIVES[self.objective].units
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """The explained number at every position: logits [..., target, vocabulary] -> [..., target]."""
+        function = OBJECTIVES[self.objective].function
+        value = function(logits, self.targets)
+        if self.foils is None:
+            return value
+        difference = value - function(logits, self.foils)
+        return torch.where(self.contrasted.to(value.device), difference, torch.zeros_like(difference))
+
+
+def question(model: Seq2Seq, generation: Generation, objective: str, contrast: str | None) -> Question:
+    """Check the objective and line a foil up with the output.
+
+    A foil of one token stands against every output token; a longer foil is aligned by position, and
+    positions past its end, or where it says the same, have nothing to contrast and score 0.
+
+    Raises:
+        UnknownNameError: no such objective.
+        InputError: a contrast that this objective cannot take, or that never differs from the output.
+    """
+    if objective not in OBJECTIVES:
+        raise UnknownNameError("objective", objective, OBJECTIVES)
+    targets = generation.target_ids
+    everywhere = torch.ones(len(targets), dtype=torch.bool)
+    if contrast is None:
+        return Question(objective, targets, None, everywhere)
+    if not OBJECTIVES[objective].of_token:
+        raise InputError(f"the objective {objective} is not about one token, so it takes no contrast")
+    foils = _aligned_foils(model, generation, contrast)
+    differs = (foils >= 0) & (foils != targets)
+    if not differs.any():
+        raise InputError(f"the contrast {contrast!r} says the same as the output at every position")
+    return Question(objective, targets, foils.clamp_min(0), differs)
+
+
+def _aligned_foils(model: Seq2Seq, generation: Generation, contrast: str) -> Tensor:
+    """Foil ids [target]; -1 where there is none."""
+    length = len(generation.target_tokens)
+    first = model.foil_ids(contrast)
+    if len(first) == 1:
+        # A token inside a sentence often differs from the same word at its start ("le" and " le").
+        inner = model.foil_ids(f" {contrast.strip()}")
+        inner = inner if len(inner) == 1 else first
+        starts = [token.start for token in generation.target_tokens]
+        text = generation.target_text
+        ids = [inner[0] if s > 0 and text[s - 1].isspace() else first[0] for s in starts]
+        return torch.tensor(ids)
+    ids = [*first, int(model.tokenizer.eos_token_id)][:length]
+    return torch.tensor([*ids, *[-1] * (length - len(ids))])

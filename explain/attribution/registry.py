@@ -1,0 +1,147 @@
+"""The registry: a method is a row that says what it needs and gives, and the function that computes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from explain.attribution.objectives import Question
+from explain.errors import ExplainError, InputError, UnknownNameError
+from explain.model import Seq2Seq
+from explain.results import Generation
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+KINDS = ("gradient", "perturbation", "internals", "control")
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """What a method computes for one generation; see `Attribution` for the meaning of each field."""
+
+    source: Tensor  # [target, source]
+    prefix: Tensor  # [target, target]
+    start: Tensor  # [target]
+    baseline_value: Tensor | None = None  # [target]
+    completeness_error: Tensor | None = None  # [target]
+    used: Mapping[str, Any] | None = None  # settings that the method chose while it ran
+
+
+class Cancelled(ExplainError):
+    """The caller asked to stop."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a method is given: the opened model and, one by one, generations with their questions.
+
+    `check()` raises `Cancelled` when the caller asked to stop; methods call it between batches.
+    `done(n)` reports that n more generations are finished.
+    """
+
+    model: Seq2Seq
+    generations: Sequence[Generation]
+    questions: Sequence[Question]
+    tolerance: float
+    check: Callable[[], None]
+    done: Callable[[int], None]
+
+
+Run = Callable[[Work, Any], list[Scores]]
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the registry.
+
+    Attributes:
+        name: the name everywhere.
+        label: the name for people.
+        kind: one of `KINDS`.
+        signed: scores below 0 mean "against".
+        objective: it explains an objective (log-prob, logit…).
+        contrast: it takes a foil.
+        completeness: scores add up to objective(input) - objective(baseline).
+        families: `"all"` or the families it works on.
+        paper: where it comes from.
+        reads: one sentence: what a score means and what 0 means.
+        settings: a frozen dataclass of its options with their defaults.
+        run: computes the scores.
+    """
+
+    name: str
+    label: str
+    kind: str
+    signed: bool
+    objective: bool
+    contrast: bool
+    completeness: bool
+    paper: str
+    reads: str
+    settings: type
+    run: Run
+    families: str = "all"
+
+    def options(self, given: Mapping[str, Any]) -> Any:
+        """The method's settings with the given options.
+
+        Raises:
+            UnknownNameError: the method has no such option.
+            InputError: a value that the option cannot take.
+        """
+        known = [field.name for field in fields(self.settings)]
+        for name in given:
+            if name not in known:
+                raise UnknownNameError(f"option of {self.name}", name, known)
+        try:
+            return self.settings(**given)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"an option of {self.name} has a value it cannot take: {error}") from None
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Methods by name, in the order they were registered."""
+
+    rows: dict[str, Method]
+
+    def add(self, method: Method) -> Method:
+        """Register a method.
+
+        Raises:
+            InputError: the name is taken, or the kind unknown.
+        """
+        if method.name in self.rows:
+            raise InputError(f"a method named {method.name!r} is registered already")
+        if method.kind not in KINDS:
+            raise InputError(f"{method.kind!r} is not one of {', '.join(KINDS)}")
+        self.rows[method.name] = method
+        return method
+
+    def get(self, name: str) -> Method:
+        """The method of that name.
+
+        Raises:
+            UnknownNameError: there is none; the message names near misses.
+        """
+        if name not in self.rows:
+            raise UnknownNameError("method", name, self.rows)
+        return self.rows[name]
+
+    def records(self) -> list[dict[str, Any]]:
+        """All rows as JSON objects: what `explain methods --json` prints."""
+        columns = "name kind signed objective contrast completeness families paper label reads".split()
+        return [
+            {**{c: getattr(m, c) for c in columns}, "options": asdict(m.settings())}
+            for m in self.rows.values()
+        ]
+
+    def frame(self) -> pd.DataFrame:
+        """All rows as a table."""
+        import pandas as pd
+
+        return pd.DataFrame(self.records()).drop(columns="options")
