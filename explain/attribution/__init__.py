@@ -13,6 +13,7 @@ from explain.attribution.objectives import OBJECTIVES, Question, question
 from explain.attribution.registry import Cancelled, Method, Registry, Scores, Work
 from explain.errors import InputError
 from explain.model import Seq2Seq
+from explain.model.families import vocabulary_size
 from explain.model.hooks import analysed
 from explain.results import Attribution, Generation
 
@@ -91,8 +92,10 @@ def attribute(
     model.require_parity()
     with model.lock, analysed(model.hf):
         scores = row.run(Work(model, several, questions, tolerance, check, done), settings)
-        values = [_value(model, item, asked) if row.objective else None
-                  for item, asked in zip(several, questions, strict=True)]
+        values = [
+            _value(model, item, asked) if row.objective else None
+            for item, asked in zip(several, questions, strict=True)
+        ]
     results = [
         _result(row, settings, item, asked, score, value, tolerance, contrast)
         for item, asked, score, value in zip(several, questions, scores, values, strict=True)
@@ -101,8 +104,8 @@ def attribute(
 
 
 def _require_same_model(model: Seq2Seq, generations: Sequence[Generation]) -> None:
+    size = vocabulary_size(model.hf)
     for generation in generations:
-        size = model.hf.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportArgumentType]
         if max(int(generation.source_ids.max()), int(generation.target_ids.max())) >= size:
             raise InputError("this output was written with another vocabulary than the model's")
 

@@ -35,7 +35,7 @@ def forward_of(model: Seq2Seq, inputs: Inputs, question: Question, positions: Se
 
 
 def gradient_rows(forward_fn: Forward, inputs: tuple[Tensor, ...], *_: Any, **__: Any) -> tuple[Tensor, ...]:
-    """Captum's `gradient_func` with one row per output position: inputs [n, …] -> gradients [n · positions, …].
+    """Captum's `gradient_func` with a row per output position: inputs [n, …] -> [n · positions, …].
 
     By causality one forward pass holds every position's objective, so only the backward passes are repeated.
     Rows are ordered input first, position second, as Captum's sums over steps expect.
@@ -77,7 +77,7 @@ def _saliency(work: Work, settings: SaliencySettings) -> list[Scores]:
     def one(generation: Any, question: Question) -> Scores:
         inputs = inputs_of(work.model, generation, "zero")
         method = Saliency(forward_of(work.model, inputs, question, range(len(question.targets))))
-        method.gradient_func = gradient_rows
+        method.gradient_func = gradient_rows  # pyright: ignore[reportAttributeAccessIssue]
         source, target = method.attribute(_leaves(inputs), abs=True)
         if settings.reduction == "l2":
             source, target = source.norm(dim=-1), target.norm(dim=-1)
@@ -102,7 +102,7 @@ def _input_x_gradient(work: Work, settings: NoSettings) -> list[Scores]:
     def one(generation: Any, question: Question) -> Scores:
         inputs = inputs_of(work.model, generation, "zero")
         method = InputXGradient(forward_of(work.model, inputs, question, range(len(question.targets))))
-        method.gradient_func = gradient_rows
+        method.gradient_func = gradient_rows  # pyright: ignore[reportAttributeAccessIssue]
         source, target = method.attribute(_leaves(inputs))
         return _scores(source.sum(-1), target.sum(-1))
 
@@ -178,7 +178,7 @@ def _captum_steps(
 ) -> tuple[Tensor, Tensor]:
     """Captum's integrated gradients at `positions`: scores [positions, source] and [positions, target]."""
     method = IntegratedGradients(forward_of(model, inputs, question, positions))
-    method.gradient_func = gradient_rows
+    method.gradient_func = gradient_rows  # pyright: ignore[reportAttributeAccessIssue]
     source, target = method.attribute(
         (inputs.source, inputs.target),
         baselines=(inputs.source_baseline, inputs.target_baseline),
@@ -199,7 +199,7 @@ METHODS = (
         contrast=True,
         completeness=False,
         paper="Simonyan et al. 2014, arXiv:1312.6034",
-        reads="How strongly the objective reacts to a small change of a token's embedding; 0 means not at all.",
+        reads="How strongly the objective reacts to a small change of a token's embedding; 0: not at all.",
         settings=SaliencySettings,
         run=_saliency,
     ),
@@ -212,7 +212,7 @@ METHODS = (
         contrast=True,
         completeness=False,
         paper="Shrikumar et al. 2016, arXiv:1605.01713",
-        reads="A first-order guess of what a token adds to the objective; below 0 it speaks against the token.",
+        reads="A first-order guess of what a token adds to the objective; below 0 it speaks against it.",
         settings=NoSettings,
         run=_input_x_gradient,
     ),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from explain.errors import InputError
 from explain.model import Seq2Seq
+from explain.model.families import vocabulary_size
 from explain.model.forward import source_embeddings, target_embeddings
 from explain.results import Generation
 
@@ -47,10 +48,11 @@ def baseline_embedding(model: Seq2Seq, baseline: str, target_side: bool) -> Tens
     embed = target_embeddings if target_side else source_embeddings
     hf = model.hf
     if baseline in ("zero", "mean"):
-        size = hf.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportArgumentType]
         if baseline == "zero":
-            return torch.zeros_like(embed(hf, model.family, torch.zeros(1, dtype=torch.long, device=hf.device))[0])
-        ids = torch.arange(size, device=hf.device)
+            return torch.zeros_like(
+                embed(hf, model.family, torch.zeros(1, dtype=torch.long, device=hf.device))[0]
+            )
+        ids = torch.arange(vocabulary_size(hf), device=hf.device)
         return embed(hf, model.family, ids).float().mean(0).to(hf.dtype)
     ids = {
         "pad": hf.config.pad_token_id,
@@ -59,7 +61,9 @@ def baseline_embedding(model: Seq2Seq, baseline: str, target_side: bool) -> Tens
     }
     id_ = ids[baseline]
     if id_ is None:
-        raise InputError(f"this model has no {baseline} token; choose another baseline: {', '.join(BASELINES)}")
+        raise InputError(
+            f"this model has no {baseline} token; choose another baseline: {', '.join(BASELINES)}"
+        )
     return embed(hf, model.family, torch.tensor([int(id_)], device=hf.device))[0]
 
 

@@ -123,5 +123,5 @@ def _aligned_foils(model: Seq2Seq, generation: Generation, contrast: str) -> Ten
         text = generation.target_text
         ids = [inner[0] if s > 0 and text[s - 1].isspace() else first[0] for s in starts]
         return torch.tensor(ids)
-    ids = [*first, int(model.tokenizer.eos_token_id)][:length]
+    ids = [*first, model.eos_id][:length]
     return torch.tensor([*ids, *[-1] * (length - len(ids))])

@@ -61,7 +61,9 @@ def attention(
         return tensor
 
     query, key, value = point("q", query), point("k", key), point("v", value)
-    scores = torch.matmul(query, key.transpose(2, 3)) * (query.size(-1) ** -0.5 if scaling is None else scaling)
+    scores = torch.matmul(query, key.transpose(2, 3)) * (
+        query.size(-1) ** -0.5 if scaling is None else scaling
+    )
     if position_bias is not None:
         scores = scores + position_bias
     if attention_mask is not None:

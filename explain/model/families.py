@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from explain.errors import UnsupportedModelError
 
@@ -164,9 +165,20 @@ def target_embeddings(hf: nn.Module, family: Family, ids: Tensor) -> Tensor:
     return stack.embed_tokens(ids)  # pyright: ignore[reportCallIssue]
 
 
-def max_positions(hf: nn.Module) -> float:
+def vocabulary_size(hf: PreTrainedModel) -> int:
+    """How many tokens have an embedding."""
+    return int(hf.get_input_embeddings().weight.shape[0])  # pyright: ignore[reportIndexIssue, reportArgumentType]
+
+
+def eos_ids(hf: PreTrainedModel) -> set[int]:
+    """The ids that end an output."""
+    eos = hf.generation_config.eos_token_id if hf.generation_config else hf.config.eos_token_id
+    return {eos} if isinstance(eos, int) else set(eos or ())
+
+
+def max_positions(hf: PreTrainedModel) -> float:
     """How many tokens fit into one stack; infinity where positions are relative."""
-    config = hf.config  # pyright: ignore[reportAttributeAccessIssue]
+    config = hf.config
     if config.model_type in ("t5", "mt5"):
         return math.inf
     return float(config.max_position_embeddings)

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
-from explain.model.families import Family, source_embeddings, target_embeddings, submodule
+from explain.model.families import Family, source_embeddings, submodule, target_embeddings
 from explain.results import Generation
 
 
@@ -69,7 +69,7 @@ def logits_from_embeddings(
     states: Tensor | None = None,  # [batch, source, width], encoder output computed before
     target_mask: Tensor | None = None,  # [batch, target]
 ) -> Tensor:
-    """Logits [batch, target, vocabulary] from embeddings as `source_embeddings` and `target_embeddings` make."""
+    """Logits [batch, target, vocabulary] from what `source_embeddings` and `target_embeddings` make."""
     if states is None:
         encoder = submodule(hf, family.encoder.stack)
         states = encoder(inputs_embeds=source, attention_mask=source_mask).last_hidden_state

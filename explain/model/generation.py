@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
 
 from explain.errors import InputError, UnknownNameError
-from explain.model.forward import logits_from_ids, padded, padding_id
 from explain.model.families import max_positions
+from explain.model.forward import logits_from_ids, padded, padding_id
 
 KEPT_ALTERNATIVES = 32
 
@@ -45,7 +45,10 @@ class Controls:
             (self.temperature > 0, f"temperature is {self.temperature}; it must be above 0"),
             (self.top_k >= 0, f"top_k is {self.top_k}; it must be at least 0 (0: no limit)"),
             (0 < self.top_p <= 1, f"top_p is {self.top_p}; it must be above 0 and at most 1"),
-            (self.repetition_penalty > 0, f"repetition_penalty is {self.repetition_penalty}; above 0, please"),
+            (
+                self.repetition_penalty > 0,
+                f"repetition_penalty is {self.repetition_penalty}; above 0, please",
+            ),
             (self.no_repeat_ngram_size >= 0, "no_repeat_ngram_size must be at least 0 (0: no limit)"),
             (self.max_new_tokens >= 1, f"max_new_tokens is {self.max_new_tokens}; it must be at least 1"),
             (0 <= self.min_new_tokens <= self.max_new_tokens, "min_new_tokens must be 0 to max_new_tokens"),
@@ -144,7 +147,7 @@ def _generate(
     stopping: StoppingCriteriaList | None,
 ) -> list[Decoded]:
     ids, mask = padded(sources, padding_id(hf))
-    output: Any = hf.generate(
+    output: Any = hf.generate(  # pyright: ignore[reportCallIssue]
         input_ids=ids.to(hf.device),
         attention_mask=mask.to(hf.device),
         generation_config=config,
@@ -184,7 +187,10 @@ class Scores:
 
 
 def score(
-    hf: PreTrainedModel, sources: Sequence[Tensor], decoder_inputs: Sequence[Tensor], targets: Sequence[Tensor]
+    hf: PreTrainedModel,
+    sources: Sequence[Tensor],
+    decoder_inputs: Sequence[Tensor],
+    targets: Sequence[Tensor],
 ) -> list[Scores]:
     """Score a batch of outputs in one teacher-forced pass."""
     source_ids, source_mask = padded(sources, padding_id(hf))

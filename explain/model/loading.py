@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel
-from transformers import PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging
 
 from explain.errors import BrokenWeightsError, FileError, InputError, ModelError, RunError
@@ -22,7 +27,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def resolve_device(device: str) -> torch.device:
-    """The torch device for `auto`, `cpu`, `cuda`, `cuda:1`…
+    """The torch device that a name such as `auto`, `cpu` or `cuda:1` stands for.
 
     Raises:
         InputError: there is no such device here.
@@ -120,7 +125,7 @@ def open_model(
     missing = sorted(report.get("missing_keys", ()))
     if missing:
         raise ModelError(
-            f"{path} lacks {len(missing)} weights (first: {missing[0]}); it would run with random numbers there"
+            f"{path} lacks {len(missing)} weights (first: {missing[0]}); random numbers would stand there"
         )
     check_weights(hf, path)
     return hf.to(where).eval(), tokenizer, family
@@ -134,10 +139,13 @@ def _attempt(path: str, what: str, local: bool, load: Any, *args: Any, **kwargs:
         reason = " ".join(str(error).split())[:300]
         if not local:
             raise ModelError(
-                f"the {what} of hub model {path!r} cannot be loaded; without internet give a local folder ({reason})"
+                f"the {what} of hub model {path!r} cannot be loaded; "
+                f"without internet give a local folder ({reason})"
             ) from error
         if what == "weights" and "safetensors" in reason:
-            reason = "only safetensors weights are opened, and the folder has none that can be read: " + reason
+            reason = (
+                "only safetensors weights are opened, and the folder has none that can be read: " + reason
+            )
         raise ModelError(f"the {what} in {path} cannot be loaded: {reason}") from error
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from explain.errors import ParityError
 from explain.model.attention import Tap, tapped
+from explain.model.families import eos_ids, vocabulary_size
 from explain.model.forward import (
     encode_source,
     logits_from_embeddings,
@@ -36,15 +37,14 @@ class Check:
 
 
 def _probe(model: Seq2Seq) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids that exercise a model: source [2, 7] with its mask (the second row is padded), decoder ids [2, 5]."""
+    """Ids that exercise a model: source [2, 7] with its mask (row 1 is padded), decoder ids [2, 5]."""
     hf = model.hf
     special = set(model.tokenizer.all_special_ids)
-    size = hf.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportArgumentType]
+    size = vocabulary_size(hf)
     plain = [i for i in range(min(size, 5000)) if i not in special] or list(range(size))
     # Spread over the vocabulary, the same for every run.
     picked = [plain[(7 + 37 * k) % len(plain)] for k in range(24)]
-    eos = hf.config.eos_token_id
-    end = eos[0] if isinstance(eos, list) else (eos or 0)
+    end = min(eos_ids(hf), default=0)
     pad = int(hf.config.pad_token_id or 0)
     source = torch.tensor([[*picked[:6], end], [*picked[6:9], end, pad, pad, pad]])
     mask = torch.tensor([[1] * 7, [1] * 4 + [0] * 3])
@@ -55,7 +55,7 @@ def _probe(model: Seq2Seq) -> tuple[Tensor, Tensor, Tensor]:
 
 @torch.no_grad()
 def parity_checks(model: Seq2Seq) -> list[Check]:
-    """Compare logits from ids, embeddings, our attention function, and single rows with plain Hugging Face."""
+    """Compare logits from ids, embeddings, our attention and single rows with plain Hugging Face."""
     hf, family = model.hf, model.family
     source, mask, decoder = _probe(model)
     with model.lock, analysed(hf):
@@ -108,7 +108,7 @@ def doctor(model: Seq2Seq) -> list[Check]:
     """All checks of `explain doctor`: architecture, weights, tokenizer, parity."""
     hf, tokenizer = model.hf, model.tokenizer
     parameters = sum(p.numel() for p in hf.parameters())
-    embeddings = hf.get_input_embeddings().weight.shape[0]  # pyright: ignore[reportArgumentType]
+    embeddings = vocabulary_size(hf)
     size = len(tokenizer)
     checks = [
         Check("the architecture is supported", True, f"{type(hf).__name__}, family {model.family.name}"),
@@ -129,6 +129,8 @@ def doctor(model: Seq2Seq) -> list[Check]:
             True,
             repr(tokenizer.convert_ids_to_tokens([model.decoder_start_id])[0]),
         ),
-        Check("padding goes to the right", True, "batches are padded on the right whatever the tokenizer says"),
+        Check(
+            "padding goes to the right", True, "batches are padded on the right whatever the tokenizer says"
+        ),
     ]
     return checks + parity_checks(model)

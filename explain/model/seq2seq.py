@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
 from typing import Any, overload
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
@@ -21,14 +18,12 @@ from explain.errors import InputError, ModelError, UnsupportedModelError
 from explain.files import digest_bytes
 from explain.model import parity, text
 from explain.model.attention import PointFunction
-from explain.model.families import Family, family_of, layers, max_positions
-from explain.model.forward import batches, logits_from_ids, padded, padding_id
+from explain.model.families import Family, eos_ids, family_of, layers, max_positions
 from explain.model.generation import Controls, Decoded, controls_from, run_generate, score
 from explain.model.hooks import analysed, hook_points, hooked, select
 from explain.model.loading import check_weights, config_text, open_model
+from explain.model.recording import Progress, record
 from explain.results import Attribution, Beam, Capture, Generation, Token
-
-Progress = Callable[[int, int], None]
 
 
 class Seq2Seq:
@@ -49,7 +44,7 @@ class Seq2Seq:
         self.lock = threading.RLock()
         self._parity_proven = False
 
-    # ---- what it is -------------------------------------------------------------------------------------
+    # ---- what it is --------------------------------------------------------------------------------------
 
     @cached_property
     def digest(self) -> str:
@@ -74,6 +69,11 @@ class Seq2Seq:
             if value is not None:
                 return int(value)
         raise ModelError(f"{self.name} names no decoder_start_token_id in its configuration")
+
+    @property
+    def eos_id(self) -> int:
+        """Id of the token that ends a text."""
+        return int(self.tokenizer.eos_token_id)  # pyright: ignore[reportArgumentType]
 
     def describe(self) -> dict[str, Any]:
         """Size and shape of the model, for people."""
@@ -107,7 +107,7 @@ class Seq2Seq:
             parity.assert_parity(self)
             self._parity_proven = True
 
-    # ---- outputs ----------------------------------------------------------------------------------------
+    # ---- outputs -----------------------------------------------------------------------------------------
 
     @overload
     def generate(self, source: str, **options: Any) -> Generation: ...
@@ -168,7 +168,7 @@ class Seq2Seq:
     def force(self, source: str, target: str, **options: Any) -> Generation: ...
     @overload
     def force(self, source: Sequence[str], target: Sequence[str], **options: Any) -> list[Generation]: ...
-    def force(
+    def force(  # pyright: ignore[reportInconsistentOverload]
         self,
         source: str | Sequence[str],
         target: str | Sequence[str],
@@ -205,7 +205,7 @@ class Seq2Seq:
                     )
         return results[0] if single else results
 
-    # ---- inside -----------------------------------------------------------------------------------------
+    # ---- inside ------------------------------------------------------------------------------------------
 
     @overload
     def capture(self, generations: Generation, points: str | Iterable[str], **options: Any) -> Capture: ...
@@ -213,7 +213,7 @@ class Seq2Seq:
     def capture(
         self, generations: Sequence[Generation], points: str | Iterable[str], **options: Any
     ) -> list[Capture]: ...
-    def capture(
+    def capture(  # pyright: ignore[reportInconsistentOverload]
         self,
         generations: Generation | Sequence[Generation],
         points: str | Iterable[str],
@@ -230,7 +230,7 @@ class Seq2Seq:
             points: glob patterns over `hook_points()`, such as `"decoder.*.cross.pattern"`.
             batch_size: generations per pass; it does not change the result.
             dtype: convert what is kept; default as computed.
-            memory_budget: bytes to keep in memory; what comes after goes to files that vanish with the result.
+            memory_budget: bytes to keep in memory; the rest goes to files that vanish with the result.
             progress: called with (done, all) after every batch.
 
         Returns:
@@ -242,23 +242,18 @@ class Seq2Seq:
         several = [generations] if isinstance(generations, Generation) else list(generations)
         names = select(points, self.hook_points())
         self.require_parity()
-        kept: dict[int, Capture] = {}
-        used, folder = 0, None
-        for part in batches(several, batch_size):
-            recorded = self._record([several[i] for i in part], names)
-            for row, index in enumerate(part):
-                sizes = len(several[index].source_tokens), len(several[index].target_tokens)
-                tensors = {n: _unpadded(n, recorded[n][row : row + 1], *sizes, dtype) for n in names}
-                used += sum(t.numel() * t.element_size() for t in tensors.values())
-                if memory_budget is not None and used > memory_budget:
-                    folder = folder or tempfile.TemporaryDirectory(prefix="explain-capture-")
-                    kept[index] = _spilled(several[index], tensors, folder, index)
-                else:
-                    kept[index] = Capture(several[index], tensors, names=tuple(names))
-            if progress is not None:
-                progress(len(kept), len(several))
-        ordered = [kept[i] for i in range(len(several))]
-        return ordered[0] if isinstance(generations, Generation) else ordered
+        with self.lock:
+            captures = record(
+                self.hf,
+                self.family,
+                several,
+                names,
+                batch_size=batch_size,
+                dtype=dtype,
+                memory_budget=memory_budget,
+                progress=progress,
+            )
+        return captures[0] if isinstance(generations, Generation) else captures
 
     @contextmanager
     def intervene(self, functions: Mapping[str, PointFunction]) -> Iterator[Seq2Seq]:
@@ -299,7 +294,7 @@ class Seq2Seq:
         )
         return result
 
-    # ---- helpers ----------------------------------------------------------------------------------------
+    # ---- helpers -----------------------------------------------------------------------------------------
 
     def _source_tokens(self, source: str, allow_unknown: bool) -> list[Token]:
         return text.encode(
@@ -321,13 +316,13 @@ class Seq2Seq:
             name="the output",
         )
         ids = [token.id for token in tokens]
-        start, eos = self.decoder_start_id, self.tokenizer.eos_token_id
+        start, eos = self.decoder_start_id, self.eos_id
         if eos in ids and ids[-1] != eos:  # mBART: "… </s> fr_XX"; the language code is the decoder start
             cut = len(ids) - ids[::-1].index(eos)
             start, ids = ids[-1], ids[:cut]
         if ids[0] == start and len(ids) > 1 and start != self.tokenizer.bos_token_id:
             ids = ids[1:]  # mBART-50 writes the code first, and the decoder starts with it
-        return start, ids if ids[-1] == eos or eos is None else [*ids, eos]
+        return start, ids if ids[-1] == eos else [*ids, eos]
 
     def foil_ids(self, foil: str) -> list[int]:
         """Ids of a foil text without special tokens.
@@ -361,8 +356,10 @@ class Seq2Seq:
             [place == 0 and id_ == forced_bos for place, id_ in enumerate(item.ids)] for item in decoded
         ]
         beams = [
-            tuple(Beam(text.decode(self.tokenizer, ids, [False] * len(ids))[0], tuple(ids), value)
-                  for ids, value in item.beams)
+            tuple(
+                Beam(text.decode(self.tokenizer, ids, [False] * len(ids))[0], tuple(ids), value)
+                for ids, value in item.beams
+            )
             for item in decoded
         ]
         return self._scored(
@@ -389,8 +386,7 @@ class Seq2Seq:
         targets = [torch.tensor(ids) for ids in outputs]
         inputs = [torch.tensor([start, *ids[:-1]]) for start, ids in zip(starts, outputs, strict=True)]
         scores = score(self.hf, [_ids(row) for row in tokens], inputs, targets)
-        eos = self.hf.generation_config.eos_token_id
-        ends = {eos} if isinstance(eos, int) else set(eos or ())
+        ends = eos_ids(self.hf)
         names: dict[int, str] = {}
         results = []
         for index, values in enumerate(scores):
@@ -420,26 +416,9 @@ class Seq2Seq:
         return results
 
     def _start_token(self, id_: int) -> Token:
-        return Token(str(self.tokenizer.convert_ids_to_tokens([id_])[0]), id_, 0, 0, special=True, forced=True)
-
-    def _record(self, generations: Sequence[Generation], names: Sequence[str]) -> dict[str, Tensor]:
-        recorded: dict[str, Tensor] = {}
-
-        def recorder(name: str) -> PointFunction:
-            def record(tensor: Tensor) -> Tensor:
-                recorded[name] = tensor.detach().cpu()
-                return tensor
-
-            return record
-
-        source, mask = padded([g.source_ids for g in generations], padding_id(self.hf))
-        decoder, _ = padded([g.decoder_input_ids for g in generations], padding_id(self.hf))
-        functions = {name: recorder(name) for name in names}
-        with self.lock, analysed(self.hf), torch.no_grad(), hooked(self.hf, self.family, functions):
-            logits_from_ids(
-                self.hf, source.to(self.device), mask.to(self.device), decoder.to(self.device)
-            )
-        return recorded
+        return Token(
+            str(self.tokenizer.convert_ids_to_tokens([id_])[0]), id_, 0, 0, special=True, forced=True
+        )
 
 
 def _ids(tokens: Sequence[Token]) -> Tensor:
@@ -448,30 +427,6 @@ def _ids(tokens: Sequence[Token]) -> Tensor:
 
 def _then(first: PointFunction | None, second: PointFunction) -> PointFunction:
     return second if first is None else lambda tensor: second(first(tensor))
-
-
-def _unpadded(name: str, tensor: Tensor, source: int, target: int, dtype: torch.dtype | None) -> Tensor:
-    """Cut one example's tensor to its real positions."""
-    own = source if name.startswith("encoder") else target
-    point = name.rpartition(".")[2]
-    across = source if ".cross." in name else own
-    if point in ("pattern", "scores"):
-        tensor = tensor[:, :, :own, :across]
-    elif point in ("q", "z"):
-        tensor = tensor[:, :, :own]
-    elif point in ("k", "v"):
-        tensor = tensor[:, :, :across]
-    else:
-        tensor = tensor[:, :own]
-    return tensor.to(dtype or tensor.dtype, copy=True)  # a copy, or the padded batch would stay alive
-
-
-def _spilled(
-    generation: Generation, tensors: Mapping[str, Tensor], folder: Any, index: int
-) -> Capture:
-    path = Path(folder.name) / f"{index}.safetensors"
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    return Capture(generation, path=path, names=tuple(tensors), folder=folder)
 
 
 def _stopping(should_stop: Callable[[], bool] | None) -> StoppingCriteriaList | None:
@@ -514,6 +469,8 @@ def wrap(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "m
         architectures=(type(hf).__name__,),
     )
     if not hasattr(hf, "lm_head"):
-        raise UnsupportedModelError(f"{type(hf).__name__} writes no text; use its ForConditionalGeneration class")
+        raise UnsupportedModelError(
+            f"{type(hf).__name__} writes no text; use its ForConditionalGeneration class"
+        )
     check_weights(hf, name)
     return Seq2Seq(hf, tokenizer, family, name)

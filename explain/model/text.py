@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -15,9 +15,7 @@ _SPACE = "▁"
 
 
 @contextmanager
-def languages(
-    tokenizer: PreTrainedTokenizerBase, source: str | None, target: str | None
-) -> Iterator[None]:
+def languages(tokenizer: PreTrainedTokenizerBase, source: str | None, target: str | None) -> Iterator[None]:
     """Set the languages of a multilingual tokenizer for the block.
 
     Raises:
@@ -88,7 +86,7 @@ def encode(
 def _ids_and_spans(
     tokenizer: PreTrainedTokenizerBase, text: str, as_target: bool
 ) -> tuple[list[int], list[tuple[int, int]]]:
-    arguments = {"text_target": text} if as_target else {"text": text}
+    arguments: dict[str, Any] = {"text_target": text} if as_target else {"text": text}
     with _quiet():
         if tokenizer.is_fast:
             encoding = tokenizer(**arguments, return_offsets_mapping=True, truncation=False)
@@ -138,7 +136,11 @@ def _aligned(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]) 
 
 
 def _refuse_unknown(
-    tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int], spans: Sequence[tuple[int, int]], name: str
+    tokenizer: PreTrainedTokenizerBase,
+    text: str,
+    ids: Sequence[int],
+    spans: Sequence[tuple[int, int]],
+    name: str,
 ) -> None:
     unknown = tokenizer.unk_token_id
     if unknown is None or unknown == tokenizer.eos_token_id or unknown not in ids:
@@ -155,7 +157,7 @@ def decode(
     tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], forced: Sequence[bool]
 ) -> tuple[str, list[Token]]:
     """The text of output ids, and their tokens with offsets into it."""
-    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    special = {id_ for id_ in tokenizer.all_special_ids if id_ != tokenizer.unk_token_id}
     plain = [id_ for id_ in ids if id_ not in special]
     text = _decode(tokenizer, plain)
     spans = iter(_output_spans(tokenizer, text, plain))
@@ -175,9 +177,7 @@ def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     return text if isinstance(text, str) else "".join(text)
 
 
-def _output_spans(
-    tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]
-) -> list[tuple[int, int]]:
+def _output_spans(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
     """Offsets of output ids: from the tokenizer where it gives the same ids back, else piece by piece."""
     if tokenizer.is_fast and text.strip():
         encoding = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
@@ -187,10 +187,18 @@ def _output_spans(
     for count in range(1, len(ids) + 1):
         # The end of what is decoded so far; half a character at the end decodes to U+FFFD.
         sofar = _decode(tokenizer, ids[:count]).rstrip("\ufffd")
-        end = max(before, len(os.path.commonprefix([sofar, text])))
+        end = max(before, _shared(sofar, text))
         spans.append(_trimmed(text, before, end))
         before = end
     return spans
+
+
+def _shared(left: str, right: str) -> int:
+    """How many characters two texts have in common from the start."""
+    for index, (a, b) in enumerate(zip(left, right, strict=False)):
+        if a != b:
+            return index
+    return min(len(left), len(right))
 
 
 def token_text(tokenizer: PreTrainedTokenizerBase, id_: int) -> str:

@@ -66,7 +66,7 @@ class Attribution:
 
     def __post_init__(self) -> None:
         target, source = len(self.target_tokens), len(self.source_tokens)
-        shapes = {"source": (target, source), "prefix": (target, target)}
+        shapes: dict[str, tuple[int, ...]] = {"source": (target, source), "prefix": (target, target)}
         for name in ("start", "within", "value", "baseline_value", "completeness_error", "log_probs"):
             shapes[name] = (target,)
         for name, shape in shapes.items():
@@ -75,7 +75,7 @@ class Attribution:
 
     @property
     def converged(self) -> Tensor:
-        """bool [target]: the completeness error is defined and within the tolerance asked for."""
+        """Bool [target]: the completeness error is defined and within the tolerance asked for."""
         return self.completeness_error <= float(self.config.get("tolerance", 0.01))
 
     def words(self) -> Attribution:
@@ -89,7 +89,10 @@ class Attribution:
             return self
         rows = group_words(self.target_tokens, self.target_text)
         columns = group_words(self.source_tokens, self.source_text)
-        down, across = _membership(rows, len(self.target_tokens)), _membership(columns, len(self.source_tokens))
+        down, across = (
+            _membership(rows, len(self.target_tokens)),
+            _membership(columns, len(self.source_tokens)),
+        )
         average = down / down.sum(1, keepdim=True)
         over_rows = down if self.objective else average
         prefix = over_rows @ self.prefix.double() @ down.T

@@ -120,7 +120,7 @@ def _from_frame(frame: pd.DataFrame, path: Path) -> Attribution:
             start[int(t)] = float(score)
         else:
             scores[side][int(t), int(index)] = float(score)
-    first = frame[frame["side"] == "start"].sort_values("target_index")
+    first = frame.loc[frame["side"] == "start"].sort_values(by="target_index")
     evidence = {
         name: [_number(x) for x in first[column]]
         for name, column in (

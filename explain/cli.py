@@ -1,0 +1,418 @@
+"""The command line: one thin function per command. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from explain import terminal
+from explain.errors import FileError, InputError
+from explain.files import dump_json, envelope
+from explain.terminal import say
+
+if TYPE_CHECKING:
+    from explain.model import Seq2Seq
+    from explain.results import Generation
+
+app = typer.Typer(
+    name="explain",
+    help="Open up sequence-to-sequence Transformers. MODEL is a model folder, a run folder or a hub id.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="Model folder, run folder or hub id.")]
+Text = Annotated[str | None, typer.Option("--text", help="One source text.")]
+Input = Annotated[
+    Path | None,
+    typer.Option("--input", help="File: .txt with a source a line, or a table (.tsv .csv .jsonl …)."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Dtype = Annotated[str, typer.Option(help="float32 or bfloat16.")]
+Unknown = Annotated[bool, typer.Option("--allow-unknown", help="Accept words outside the vocabulary.")]
+SourceColumn = Annotated[str, typer.Option(help="Column with the sources.")]
+TargetColumn = Annotated[str, typer.Option(help="Column with the outputs.")]
+SourceLanguage = Annotated[str | None, typer.Option(help="Source language of a multilingual model.")]
+TargetLanguage = Annotated[str | None, typer.Option(help="Target language of a multilingual model.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Folder of run folders.")]
+Port = Annotated[int | None, typer.Option(help="Port; the first free one from 8501 by default.")]
+Beams = Annotated[int, typer.Option(help="Beams; 1 is greedy.")]
+MaxNew = Annotated[int, typer.Option(help="Longest output in tokens.")]
+
+
+def main() -> None:
+    """Entry point of the `explain` command."""
+    terminal.prepare()
+    sys.exit(terminal.run(app))
+
+
+# ---- models and inputs -----------------------------------------------------------------------------------
+
+
+def _open(model: str, device: str = "auto", dtype: str = "float32") -> Seq2Seq:
+    import explain
+
+    return explain.load(model, device=device, dtype=dtype)
+
+
+def _sources(
+    text: str | None, file: Path | None, source_column: str, target_column: str
+) -> list[tuple[str, str | None]]:
+    """(source, given output or None) from --text or --input."""
+    if (text is None) == (file is None):
+        raise InputError("give either --text TEXT or --input FILE")
+    if text is not None:
+        return [(text, None)]
+    from explain.training.data import read_table
+
+    assert file is not None
+    pairs = read_table(file, source_column, target_column, need_target=False)
+    return [(pair.source, pair.target or None) for pair in pairs]
+
+
+def _write(
+    model: Seq2Seq,
+    sources: list[str],
+    *,
+    allow_unknown: bool,
+    languages: tuple[str | None, str | None] = (None, None),
+    **controls: Any,
+) -> list[Generation]:
+    with terminal.progress("generating") as progress:
+        return model.generate(
+            sources,
+            allow_unknown=allow_unknown,
+            source_language=languages[0],
+            target_language=languages[1],
+            progress=progress,
+            **controls,
+        )
+
+
+# ---- lists -----------------------------------------------------------------------------------------------
+
+
+@app.command()
+def methods(json: AsJson = False) -> None:
+    """List the attribution methods: what each needs, gives and means."""
+    from explain.attribution import REGISTRY
+
+    records = REGISTRY.records()
+    if json:
+        say(dump_json(records))
+        return
+    rows = [
+        (
+            r["name"],
+            r["kind"],
+            "±" if r["signed"] else "+",
+            _mark(r["objective"]),
+            _mark(r["contrast"]),
+            _mark(r["completeness"]),
+            r["paper"],
+        )
+        for r in records
+    ]
+    say(terminal.table(("name", "kind", "sign", "objective", "contrast", "complete", "paper"), rows))
+    say("\nsign: ± scores may be below 0 (against the token); + they are at least 0.")
+    say("complete: the scores of a token add up to what the text changes.")
+
+
+def _mark(value: bool) -> str:
+    return "yes" if value else "-"
+
+
+@app.command("hook-points")
+def hook_points(model: Model, json: AsJson = False) -> None:
+    """List a model's hook points: what `capture` can record and `intervene` can replace."""
+    opened = _open(model, "cpu")
+    points = opened.hook_points()
+    if json:
+        say(dump_json({**envelope("hook-points", model_digest=opened.digest), "points": points}))
+        return
+    say("\n".join(points))
+
+
+@app.command()
+def tasks(json: AsJson = False) -> None:
+    """List the tasks with known answers, with samples."""
+    from explain.training import tasks as room
+
+    found = [room.get(name) for name in room.names()]
+    if json:
+        records = [
+            {
+                "name": t.name,
+                "title": t.title,
+                "question": t.question,
+                "description": t.description,
+                "samples": [{"source": e.source, "target": e.target} for e in room.preview(t)],
+            }
+            for t in found
+        ]
+        say(dump_json({**envelope("tasks"), "tasks": records}))
+        return
+    for task in found:
+        say(f"{task.name}: {task.title}\n  {task.description}")
+        for example in room.preview(task):
+            say(f"  source  {example.source}\n  output  {example.target}\n")
+
+
+@app.command()
+def runs(folder: Runs = Path("runs"), json: AsJson = False) -> None:
+    """List the runs in a folder with their state."""
+    from explain.runs import list_runs
+
+    found = list_runs(folder)
+    records = [
+        {
+            "name": run.path.name,
+            "path": str(run.path),
+            **{k: run.manifest.get(k) for k in _RUN_COLUMNS},
+            "state": run.state,
+        }
+        for run in found
+    ]
+    if json:
+        say(dump_json({**envelope("runs"), "runs": records}))
+        return
+    if not records:
+        say(f"no runs in {folder}; train one: explain train --task translate --out {folder}/translate")
+        return
+    rows = [(r["name"], r["kind"], r["state"], r["title"] or "") for r in records]
+    say(terminal.table(("name", "kind", "state", "title"), rows))
+
+
+_RUN_COLUMNS = ("kind", "title", "seed", "model_digest", "data_digest", "result", "error")
+
+
+# ---- one model -------------------------------------------------------------------------------------------
+
+
+@app.command()
+def doctor(model: Model, device: Device = "auto", dtype: Dtype = "float32", json: AsJson = False) -> int:
+    """Check that a model can be explained: parity, attention, tokenizer, dtype. Pass, or why not."""
+    from explain.model import doctor as examine
+
+    opened = _open(model, device, dtype)
+    checks = examine(opened)
+    fine = all(check.passed for check in checks)
+    if json:
+        found = [{"name": c.name, "passed": c.passed, "detail": c.detail} for c in checks]
+        head = envelope("doctor", model_digest=opened.digest)
+        say(dump_json({**head, "model": opened.describe(), "passed": fine, "checks": found}))
+    else:
+        for check in checks:
+            say(f"{'pass' if check.passed else 'FAIL'}  {check.name}: {check.detail}")
+        say("\nThis model can be explained." if fine else "\nThis model cannot be explained as it is.")
+    return terminal.DONE if fine else terminal.WRONG_INPUT
+
+
+@app.command()
+def generate(
+    model: Model,
+    text: Text = None,
+    input: Input = None,
+    num_beams: Beams = 1,
+    do_sample: Annotated[bool, typer.Option("--sample", help="Draw instead of taking the best.")] = False,
+    temperature: Annotated[float, typer.Option(help="Below 1 is bolder, above 1 wilder.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Draw from the k best; 0: from all.")] = 0,
+    top_p: Annotated[float, typer.Option(help="Draw from the best that hold this probability.")] = 1.0,
+    length_penalty: Annotated[float, typer.Option(help="Above 0 favours longer beams.")] = 1.0,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1 discourages repetition.")] = 1.0,
+    no_repeat_ngram_size: Annotated[int, typer.Option(help="No n-gram twice; 0: no limit.")] = 0,
+    max_new_tokens: MaxNew = 128,
+    min_new_tokens: Annotated[int, typer.Option(help="Shortest output in tokens.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of --sample.")] = 0,
+    source_language: SourceLanguage = None,
+    target_language: TargetLanguage = None,
+    source_column: SourceColumn = "source",
+    allow_unknown: Unknown = False,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+    json: AsJson = False,
+) -> None:
+    """Write the output of a text, or of every text in a file."""
+    sources = [source for source, _ in _sources(text, input, source_column, "target")]
+    opened = _open(model, device, dtype)
+    generations = _write(
+        opened,
+        sources,
+        allow_unknown=allow_unknown,
+        languages=(source_language, target_language),
+        num_beams=num_beams,
+        do_sample=do_sample,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        length_penalty=length_penalty,
+        repetition_penalty=repetition_penalty,
+        no_repeat_ngram_size=no_repeat_ngram_size,
+        max_new_tokens=max_new_tokens,
+        min_new_tokens=min_new_tokens,
+        seed=seed,
+    )
+    if json:
+        head = envelope("generation", seed=seed, model_digest=opened.digest)
+        say(dump_json({**head, "generations": [g.to_dict() for g in generations]}))
+        return
+    for generation in generations:
+        say(generation.target_text)
+        if not generation.finished:
+            terminal.note(f"cut at {max_new_tokens} tokens: {generation.source_text[:60]!r}")
+
+
+@app.command()
+def capture(
+    model: Model,
+    text: Annotated[str, typer.Option("--text", help="One source text.")],
+    points: Annotated[str, typer.Option(help="Glob over hook points, such as 'decoder.*.cross.pattern'.")],
+    out: Annotated[Path, typer.Option(help="FILE.safetensors")],
+    target: Annotated[str | None, typer.Option(help="A given output instead of the model's own.")] = None,
+    allow_unknown: Unknown = False,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+) -> None:
+    """Record activations and attention of one text into a safetensors file."""
+    if out.suffix != ".safetensors":
+        raise InputError(f"{out}: captures are written to .safetensors")
+    opened = _open(model, device, dtype)
+    generation = _one(opened, text, target, allow_unknown)
+    captured = opened.capture(generation, points)
+    captured.save(out)
+    for name, tensor in captured.items():
+        say(f"{name}  {list(tensor.shape)}")
+    say(f"wrote {out}")
+
+
+def _one(model: Seq2Seq, text: str, target: str | None, allow_unknown: bool, **controls: Any) -> Generation:
+    if target is None:
+        return model.generate(text, allow_unknown=allow_unknown, **controls)
+    return model.force(text, target, allow_unknown=allow_unknown)
+
+
+def _options(pairs: list[str]) -> dict[str, Any]:
+    """`name=value` pairs of --option; values are read as JSON where they are JSON, else as text."""
+    import json
+
+    options = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise InputError(f"--option {pair!r}: write it as name=value")
+        try:
+            read = json.loads(value)
+        except json.JSONDecodeError:
+            read = value
+        options[name.strip().replace("-", "_")] = tuple(read) if isinstance(read, list) else read
+    return options
+
+
+Options = Annotated[
+    list[str] | None, typer.Option("--option", help="A method's own option as name=value; may be repeated.")
+]
+Objective = Annotated[str, typer.Option(help="log_prob, logit, probability or entropy.")]
+Contrast = Annotated[str | None, typer.Option(help="Foil: why this token rather than that one?")]
+Tolerance = Annotated[float, typer.Option(help="Largest relative completeness error per token.")]
+
+
+@app.command()
+def attribute(
+    model: Model,
+    text: Annotated[str, typer.Option("--text", help="One source text.")],
+    out: Annotated[Path, typer.Option(help="FILE.{html,json,csv,parquet,safetensors}")],
+    target: Annotated[str | None, typer.Option(help="A given output instead of the model's own.")] = None,
+    method: Annotated[str, typer.Option(help="See explain methods.")] = "integrated_gradients",
+    objective: Objective = "log_prob",
+    contrast: Contrast = None,
+    tolerance: Tolerance = 0.01,
+    option: Options = None,
+    words: Annotated[bool, typer.Option("--words", help="Merge subwords into words.")] = False,
+    num_beams: Beams = 1,
+    max_new_tokens: MaxNew = 128,
+    allow_unknown: Unknown = False,
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+) -> None:
+    """Score what every source token and earlier output token did to each output token."""
+    from explain.results.formats import check_ending
+
+    check_ending(out)
+    opened = _open(model, device, dtype)
+    controls = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
+    generation = _one(opened, text, target, allow_unknown, **controls)
+    result = opened.attribute(
+        generation,
+        method=method,
+        target=objective,
+        contrast=contrast,
+        tolerance=tolerance,
+        **_options(option or []),
+    )
+    result = result.words() if words else result
+    result.save(out)
+    say(f"output: {generation.target_text}")
+    defined = result.completeness_error[~result.completeness_error.isnan()]
+    if len(defined):
+        over = int((defined > tolerance).sum())
+        worst = f"completeness error: at most {float(defined.max()):.2%}"
+        say(f"{worst}; {over} of {len(defined)} tokens over {tolerance:g}")
+    say(f"wrote {out}")
+
+
+@app.command()
+def report(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="FILE.html; FILE.json is written beside it.")],
+    text: Text = None,
+    input: Input = None,
+    method: Annotated[list[str] | None, typer.Option(help="See explain methods; may be repeated.")] = None,
+    objective: Objective = "log_prob",
+    contrast: Contrast = None,
+    tolerance: Tolerance = 0.01,
+    limit: Annotated[int | None, typer.Option(help="Only the first N rows of the file.")] = None,
+    forced: Annotated[
+        bool, typer.Option("--forced", help="Explain the file's outputs, not the model's.")
+    ] = False,
+    num_beams: Beams = 1,
+    max_new_tokens: MaxNew = 128,
+    title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
+    source_column: SourceColumn = "source",
+    target_column: TargetColumn = "target",
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+) -> None:
+    """Write an attribution report: one offline HTML file, and its data as JSON beside it."""
+    import explain.report as room
+    from explain.attribution import REGISTRY
+
+    chosen = method or ["integrated_gradients", "attention"]
+    for name in chosen:
+        REGISTRY.get(name)
+    if out.suffix != ".html":
+        raise InputError(f"{out}: reports are written to .html")
+    pairs = _sources(text, input, source_column, target_column)[:limit]
+    if forced and any(target is None for _, target in pairs):
+        raise FileError(f"--forced needs an output for every source in column {target_column!r} of {input}")
+    opened = _open(model, device, dtype)
+    data = pairs if forced else [source for source, _ in pairs]
+    with terminal.progress("explaining") as progress:
+        made = room.report(
+            opened,
+            data,
+            methods=chosen,
+            objective=objective,
+            contrast=contrast,
+            generate={"num_beams": num_beams, "max_new_tokens": max_new_tokens},
+            progress=progress,
+            title=title,
+            tolerance=tolerance,
+        )
+    made.save(out)
+    say(f"wrote {out} and {out.with_suffix('.json')} ({len(pairs)} examples, {len(chosen)} methods)")

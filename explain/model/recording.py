@@ -1,0 +1,94 @@
+"""Recording hook points: one teacher-forced pass per batch, and only what was asked for is kept."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from explain.model.attention import PointFunction
+from explain.model.families import Family
+from explain.model.forward import batches, logits_from_ids, padded, padding_id
+from explain.model.hooks import analysed, hooked
+from explain.results import Capture, Generation
+
+Progress = Callable[[int, int], None]
+
+
+def record(
+    hf: PreTrainedModel,
+    family: Family,
+    generations: Sequence[Generation],
+    names: Sequence[str],
+    *,
+    batch_size: int,
+    dtype: torch.dtype | None,
+    memory_budget: int | None,
+    progress: Progress | None,
+) -> list[Capture]:
+    """Captures of generations at the hook points `names`; see `Seq2Seq.capture`."""
+    kept: dict[int, Capture] = {}
+    used, folder = 0, None
+    for part in batches(generations, batch_size):
+        recorded = _run(hf, family, [generations[i] for i in part], names)
+        for row, index in enumerate(part):
+            sizes = len(generations[index].source_tokens), len(generations[index].target_tokens)
+            tensors = {name: _unpadded(name, recorded[name][row : row + 1], *sizes, dtype) for name in names}
+            used += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+            if memory_budget is not None and used > memory_budget:
+                folder = folder or tempfile.TemporaryDirectory(prefix="explain-capture-")
+                kept[index] = _on_disk(generations[index], tensors, folder, index)
+            else:
+                kept[index] = Capture(generations[index], tensors, names=tuple(names))
+        if progress is not None:
+            progress(len(kept), len(generations))
+    return [kept[i] for i in range(len(generations))]
+
+
+def _run(
+    hf: PreTrainedModel, family: Family, generations: Sequence[Generation], names: Sequence[str]
+) -> dict[str, Tensor]:
+    """Padded activations of one batch, on the CPU."""
+    recorded: dict[str, Tensor] = {}
+
+    def recorder(name: str) -> PointFunction:
+        def keep(tensor: Tensor) -> Tensor:
+            recorded[name] = tensor.detach().cpu()
+            return tensor
+
+        return keep
+
+    source, mask = padded([item.source_ids for item in generations], padding_id(hf))
+    decoder, _ = padded([item.decoder_input_ids for item in generations], padding_id(hf))
+    functions = {name: recorder(name) for name in names}
+    with analysed(hf), torch.no_grad(), hooked(hf, family, functions):
+        logits_from_ids(hf, source.to(hf.device), mask.to(hf.device), decoder.to(hf.device))
+    return recorded
+
+
+def _unpadded(name: str, tensor: Tensor, source: int, target: int, dtype: torch.dtype | None) -> Tensor:
+    """Cut one example's tensor to its real positions."""
+    own = source if name.startswith("encoder") else target
+    point = name.rpartition(".")[2]
+    across = source if ".cross." in name else own
+    if point in ("pattern", "scores"):
+        tensor = tensor[:, :, :own, :across]
+    elif point in ("q", "z"):
+        tensor = tensor[:, :, :own]
+    elif point in ("k", "v"):
+        tensor = tensor[:, :, :across]
+    else:
+        tensor = tensor[:, :own]
+    return tensor.to(dtype or tensor.dtype, copy=True)  # a copy, or the padded batch would stay alive
+
+
+def _on_disk(generation: Generation, tensors: Mapping[str, Tensor], folder: Any, index: int) -> Capture:
+    path = Path(folder.name) / f"{index}.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
+    return Capture(generation, path=path, names=tuple(tensors), folder=folder)
