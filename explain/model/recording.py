@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -19,6 +20,15 @@ from explain.model.hooks import analysed, hooked
 from explain.results import Capture, Generation
 
 Progress = Callable[[int, int], None]
+
+
+class TemporaryFolder:
+    """A folder that lives as long as the captures that hold it; `path` is where it is."""
+
+    def __init__(self) -> None:
+        self.path = Path(tempfile.mkdtemp(prefix="explain-capture-"))
+        # Not TemporaryDirectory: it warns when it is collected, which here is how it is meant to end.
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
 
 
 def record(
@@ -42,7 +52,7 @@ def record(
             tensors = {name: _unpadded(name, recorded[name][row : row + 1], *sizes, dtype) for name in names}
             used += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
             if memory_budget is not None and used > memory_budget:
-                folder = folder or tempfile.TemporaryDirectory(prefix="explain-capture-")
+                folder = folder or TemporaryFolder()
                 kept[index] = _on_disk(generations[index], tensors, folder, index)
             else:
                 kept[index] = Capture(generations[index], tensors, names=tuple(names))
@@ -88,7 +98,9 @@ def _unpadded(name: str, tensor: Tensor, source: int, target: int, dtype: torch.
     return tensor.to(dtype or tensor.dtype, copy=True)  # a copy, or the padded batch would stay alive
 
 
-def _on_disk(generation: Generation, tensors: Mapping[str, Tensor], folder: Any, index: int) -> Capture:
-    path = Path(folder.name) / f"{index}.safetensors"
+def _on_disk(
+    generation: Generation, tensors: Mapping[str, Tensor], folder: TemporaryFolder, index: int
+) -> Capture:
+    path = folder.path / f"{index}.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     return Capture(generation, path=path, names=tuple(tensors), folder=folder)

@@ -55,8 +55,8 @@ _RELATIVES = ("Mother", "Father", "Sister", "Brother")
 _WHO = (
     "{A} {age}-year-old {sex} with {condition}.",
     "{A} {age} year old {sex} came in with {condition}.",
-    "{Sex} aged {age}, presents with {condition}.",
-    "Seen today: {sex}, {age} years, {condition}.",
+    "{Sex} aged {age} presents with {condition}.",
+    "In clinic: {sex}, {age} years, {condition}.",
     "Diagnosis: {condition}. Patient: {sex}, age {age}.",
     "Reviewed for {condition}: {sex} of {age} years.",
 )

@@ -222,6 +222,7 @@ class Clause:
 
 
 def write_source(clause: Clause) -> SourceWriter:
+    """Write the English sentence."""
     writer = SourceWriter(capital=True)
     front = clause.slots.get("place.position") == "front"
     if front:
@@ -281,6 +282,7 @@ def _write_source_place(writer: SourceWriter, slots: Mapping[str, str]) -> None:
 
 
 def write_target(clause: Clause) -> TargetWriter:
+    """Write the French sentence, each word with what it needs."""
     writer = TargetWriter(capital=True)
     front = clause.slots.get("place.position") == "front"
     if front:
@@ -319,7 +321,7 @@ def _write_target_verb(writer: TargetWriter, clause: Clause) -> None:
     else:
         first, rest = (many if clause.plural else one), ""
     if clause.negated:
-        needs = [(source("negation"),), tense]
+        needs: list[Group] = [(source("negation"),), tense]
         if clause.tense == "present":  # ne or n' hangs on the verb: aime, and est but not sont
             needs += lemma or (clause.number,)
         writer.word("n'" if starts_with_vowel(first) else "ne", "ne", *needs)

@@ -78,9 +78,9 @@ class Invoice(Task):
     )
 
     def sample(self, rng: random.Random) -> dict[str, str]:
-        """Draw a vendor, an amount of 100 to 9999, a date, terms, and the wording."""
+        """Draw a vendor, an amount of 10 to 9999, a date, terms, and the wording."""
         vendor, buyer = rng.sample(_NAMES, 2)
-        amount = rng.randint(1000, 9999) if rng.random() < 0.6 else rng.randint(100, 999)
+        low, high = rng.choices(((1000, 9999), (100, 999), (10, 99)), (6, 3, 1))[0]
         currencies = _CODES if rng.random() < 0.5 else _SYMBOLS
         return {
             "layout": rng.choice(_LAYOUTS),
@@ -91,7 +91,7 @@ class Invoice(Task):
             "vendor.name": vendor,
             "vendor.suffix": rng.choice(_SUFFIXES),
             "currency": rng.choice(tuple(currencies)),
-            **dict(zip(_PLACES, _digits(amount), strict=True)),
+            **dict(zip(_PLACES, _digits(rng.randint(low, high)), strict=True)),
             **sample_date(rng, "date"),
             "terms": rng.choice(tuple(_TERMS)),
             "buyer.name": buyer,
@@ -109,26 +109,37 @@ class Invoice(Task):
 
     def swaps(self, slots: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
         """Other values of every field, digit by digit, and of the buyer, which must change nothing."""
-        thousands, hundreds = slots["amount.thousands"], slots["amount.hundreds"]
         found = {
             "vendor.name": others(others(_NAMES, slots["buyer.name"]), slots["vendor.name"]),
             "vendor.suffix": others(_SUFFIXES, slots["vendor.suffix"]),
             "currency": others(_CURRENCIES, slots["currency"]),
-            # No thousands only if hundreds lead; no leading zero.
-            "amount.thousands": others(("" if hundreds != "0" else thousands, *string.digits[1:]), thousands),
-            "amount.hundreds": others(string.digits if thousands else string.digits[1:], hundreds),
-            "amount.tens": others(string.digits, slots["amount.tens"]),
-            "amount.ones": others(string.digits, slots["amount.ones"]),
             **swap_date(slots, "date"),
             "terms": others(_TERMS, slots["terms"]),
         }
+        for place in _PLACES:
+            # An amount such as 45 cannot get thousands and stay without hundreds.
+            if digits := _swap_digit(slots, place):
+                found[place] = digits
         if "{buyer}" in slots["distractor"]:
             found["buyer.name"] = others(others(_NAMES, slots["vendor.name"]), slots["buyer.name"])
             found["buyer.suffix"] = others(_SUFFIXES, slots["buyer.suffix"])
         return found
 
 
+def _swap_digit(slots: Mapping[str, str], place: str) -> tuple[str, ...]:
+    """The other digits of a place, or none ("") where the number may start further right."""
+
+    def is_amount(digit: str) -> bool:
+        digits = [slots[other] if other != place else digit for other in _PLACES]
+        number = "".join(digits)
+        # The same places are filled as when the number is split up, so nothing is missing inside it.
+        return int(number) >= 10 and tuple(digits) == _digits(int(number))
+
+    return others(filter(is_amount, ("", *string.digits)), slots[place])
+
+
 def _digits(amount: int) -> tuple[str, ...]:
+    """The digits of the four places, "" where a place is before the number."""
     return tuple(digit.strip() for digit in f"{amount:4}")
 
 
@@ -164,7 +175,7 @@ def _amount(slots: Mapping[str, str]) -> list[Piece]:
         # The comma says on its own that there are thousands.
         pieces.append((slots["amount.thousands"], ("amount.thousands",)))
         pieces.append((",", ("amount.comma",)))
-    pieces += [(slots[place], (place,)) for place in _PLACES[1:]]
+    pieces += [(slots[place], (place,)) for place in _PLACES[1:] if slots[place]]
     return [*pieces, (".00", ())]
 
 
@@ -191,7 +202,7 @@ def _write_amount(writer: TargetWriter, slots: Mapping[str, str]) -> None:
     if slots["amount.thousands"]:
         writer.word(_ONES[int(slots["amount.thousands"])], "amount.thousands", (thousands,))
         writer.word("thousand", "amount.thousand", (thousands, source("amount.comma")))
-    if slots["amount.hundreds"] != "0":
+    if slots["amount.hundreds"] not in ("", "0"):
         writer.word(_ONES[int(slots["amount.hundreds"])], "amount.hundreds", (hundreds,))
         writer.word("hundred", "amount.hundred", (hundreds,))
     ten, one = int(slots["amount.tens"]), int(slots["amount.ones"])

@@ -57,7 +57,7 @@ class Translate(Task):
                 slots |= _sample_noun_phrase(rng, "subject", kinds, others(_DETERMINERS, "a"), adjective=0.2)
             kind = NOUNS[slots["subject.noun"]].kind if "subject.noun" in slots else "person"
             slots["predicate.adjective"] = rng.choice(
-                others(_adjectives_for(kind), slots.get("subject.adjective", ""))
+                others(_predicates_for(kind), slots.get("subject.adjective", ""))
             )
             if rng.random() < 0.5:
                 slots["predicate.degree"] = rng.choice(tuple(DEGREES))
@@ -94,13 +94,18 @@ class Translate(Task):
                 found |= _swap_noun_phrase(slots, role, slots.get(f"{other}.noun", ""), no_a)
         if "predicate.adjective" in slots:
             kind = NOUNS[slots["subject.noun"]].kind if "subject.noun" in slots else "person"
-            allowed = others(_adjectives_for(kind), slots.get("subject.adjective", ""))
+            allowed = others(_predicates_for(kind), slots.get("subject.adjective", ""))
             found["predicate.adjective"] = others(allowed, slots["predicate.adjective"])
         return found
 
 
 def _adjectives_for(kind: str) -> tuple[str, ...]:
     return tuple(name for name, adjective in ADJECTIVES.items() if kind in adjective.kinds)
+
+
+def _predicates_for(kind: str) -> tuple[str, ...]:
+    # A teacher may be a new one, but nobody is "very new".
+    return others(_adjectives_for(kind), "new" if kind == "person" else "")
 
 
 def _sample_noun_phrase(
