@@ -89,6 +89,7 @@ def attribute(
         if should_stop is not None and should_stop():
             raise Cancelled("stopped as asked")
 
+    check()
     model.require_parity()
     with model.lock, analysed(model.hf):
         scores = row.run(Work(model, several, questions, tolerance, check, done), settings)

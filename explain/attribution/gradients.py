@@ -44,7 +44,11 @@ def gradient_rows(forward_fn: Forward, inputs: tuple[Tensor, ...], *_: Any, **__
         output = forward_fn(*inputs)  # [n, positions]
         count = output.shape[1]
         rows = [
-            torch.autograd.grad(output[:, p].sum(), inputs, retain_graph=p + 1 < count) for p in range(count)
+            # An intervention may have cut an input off: its gradient is then 0.
+            torch.autograd.grad(
+                output[:, p].sum(), inputs, retain_graph=p + 1 < count, materialize_grads=True
+            )
+            for p in range(count)
         ]
     return tuple(torch.stack(grads, dim=1).flatten(0, 1) for grads in zip(*rows, strict=True))
 
@@ -122,8 +126,8 @@ class IntegratedGradientsSettings:
     rows: int = 64
 
     def __post_init__(self) -> None:
-        if not 1 <= self.steps <= self.max_steps:
-            raise ValueError(f"steps={self.steps} must be at least 1 and at most max_steps={self.max_steps}")
+        if not 2 <= self.steps <= self.max_steps:
+            raise ValueError(f"steps={self.steps} must be at least 2 and at most max_steps={self.max_steps}")
         if self.rows < 1:
             raise ValueError(f"rows={self.rows} must be at least 1")
 
