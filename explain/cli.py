@@ -416,3 +416,103 @@ def report(
         )
     made.save(out)
     say(f"wrote {out} and {out.with_suffix('.json')} ({len(pairs)} examples, {len(chosen)} methods)")
+
+
+# ---- training and the dashboard ------------------------------------------------------------------------
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Run folder; it is made.")],
+    task: Annotated[str | None, typer.Option(help="See explain tasks.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="File of pairs: .tsv .csv .jsonl .parquet, also .gz.")
+    ] = None,
+    init: Annotated[str | None, typer.Option(help="Model to train further; default: from scratch.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Times to see every pair.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pairs per step.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adam or adamw.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides weights, order and what is held out.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    validation: Annotated[str | None, typer.Option(help="File of pairs to validate on.")] = None,
+    source_column: SourceColumn = "source",
+    target_column: TargetColumn = "target",
+    family: Annotated[str | None, typer.Option(help="bart or t5, for a model from scratch.")] = None,
+) -> int:
+    """Train from scratch or further, on a task or on a file; the result is a run folder."""
+    from explain.training.config import TrainConfig, open_run
+
+    config = TrainConfig(
+        task=task,
+        data=data,
+        init=init,
+        steps=steps,
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        seed=seed,
+        resume=resume,
+        validation=validation,
+        source_column=source_column,
+        target_column=target_column,
+        family=family,
+    )
+    run = open_run(config, out)
+    from explain.training.train import train as learn
+
+    with terminal.training_progress() as progress:
+        result = learn(config, run, progress)
+    if not result:
+        say(f"stopped; go on with: explain train --out {out} --resume")
+        return terminal.INTERRUPTED
+    shown = {name: result.get(name) for name in ("exact_match", "token_accuracy", "loss", "chrf")}
+    say("  ".join(f"{name} {value:.4g}" for name, value in shown.items() if value is not None))
+    say(f"wrote {out} ({result['steps']} steps, {result['seconds']:.0f} s, {result['examples']} examples)")
+    return terminal.DONE
+
+
+def _serve(runs: Path, models: list[Path], host: str, port: int | None, headless: bool) -> None:
+    """Serve the dashboard: a package above this one, so it is bound by name."""
+    import importlib
+
+    importlib.import_module("dashboard.serve").serve(
+        runs, models=models, host=host, port=port, headless=headless
+    )
+
+
+Headless = Annotated[bool, typer.Option("--headless", help="Open no browser.")]
+Host = Annotated[str, typer.Option(help="Address to bind; only this machine by default.")]
+
+
+@app.command()
+def dashboard(
+    models: Annotated[list[Path] | None, typer.Argument(metavar="[MODEL]…", help="Models to offer.")] = None,
+    folder: Runs = Path("runs"),
+    host: Host = "127.0.0.1",
+    port: Port = None,
+    headless: Headless = False,
+) -> None:
+    """Open the dashboard over a folder of runs, and over model folders named here."""
+    _serve(folder, models or [], host, port, headless)
+
+
+@app.command()
+def demo(
+    folder: Runs = Path("runs"),
+    host: Host = "127.0.0.1",
+    port: Port = None,
+    headless: Headless = False,
+    seed: Annotated[int, typer.Option(help="Seed of the three trainings.")] = 0,
+) -> None:
+    """Train the embedded models once (the first in about a minute), and open the dashboard."""
+    from explain.demo import train_models
+
+    train_models(folder, seed)
+    _serve(folder, [], host, port, headless)
+
+
+if __name__ == "__main__":
+    main()

@@ -61,6 +61,28 @@ def progress(label: str) -> Iterator[Progress]:
     yield lines
 
 
+@contextmanager
+def training_progress() -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A callback for the records of a training run: a bar on a terminal, else a line now and then."""
+    last = 0.0
+    with progress("training") as draw:
+
+        def show(record: dict[str, Any]) -> None:
+            nonlocal last
+            step, total = record.get("step", 0), record.get("total_steps") or 0
+            names = ("exact_match", "validation_loss", "chrf")
+            scores = [f"{name} {record[name]:.4g}" for name in names if record.get(name) is not None]
+            if scores:
+                note(f"step {step}: {'  '.join(scores)}")
+            elif sys.stderr.isatty():
+                draw(int(step), int(total))
+            elif time.monotonic() - last >= 10:
+                last = time.monotonic()
+                note(f"step {step} of {total}: loss {record.get('loss', 0):.4f}")
+
+        yield show
+
+
 def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Rows as aligned plain text."""
     cells = [[str(cell) for cell in row] for row in [columns, *rows]]

@@ -1,0 +1,24 @@
+"""Reports: attributions as figures, as one offline page, and as a report over many outputs.
+
+`explain.report` is this package and, in the public surface, the function of the same name: the package can be
+called, so that `import explain; explain.report(model, data)` works whether or not it was imported before.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from explain.report import plots
+from explain.report.document import Example, Report, attribution_page, report
+
+__all__ = ["Example", "Report", "attribution_page", "plots", "report"]
+
+
+class _CallablePackage(ModuleType):
+    def __call__(self, *args: Any, **options: Any) -> Report:
+        return report(*args, **options)
+
+
+sys.modules[__name__].__class__ = _CallablePackage

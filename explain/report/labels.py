@@ -64,7 +64,9 @@ def percent(share: float) -> str:
     if math.isnan(share):
         return NOT_DEFINED
     value = 100 * share
-    return f"{number(value, min(3, decimals_for(value)) if value >= 0.001 else 3)} %"
+    if math.isinf(value):
+        return f"{number(value)}\u00a0%"
+    return f"{float(f'{value:.2g}'):,.10g}\u00a0%" if abs(value) >= 0.001 or not value else "<0.001\u00a0%"
 
 
 def mean(values: Iterable[float]) -> float:
@@ -119,7 +121,7 @@ def plot_label(token: Token | str, length: int = 24) -> str:
 
 
 def plot_text(text: str) -> str:
-    """`text` so that Plotly shows it as it is: no HTML, no TeX, no effect on the direction of its neighbours."""
+    """`text` so that Plotly shows it as it is: no HTML, no TeX, and its direction stays its own."""
     safe = html.escape(text, quote=False).replace("$", "&#36;")
     if any(unicodedata.bidirectional(char) in _RIGHT_TO_LEFT for char in text):
         return f"{_ISOLATE}{safe}{_POP}"
@@ -140,7 +142,7 @@ def objective_name(attribution: Attribution) -> str:
 
 
 def score_limit(attribution: Attribution) -> float:
-    """The largest score without its sign, over source, prefix, start and within: the end of the colour scale."""
+    """The end of the colour scale: the largest score of all, without its sign."""
     parts = [attribution.source, attribution.prefix, attribution.start, attribution.within]
     found = [np.abs(array(part)) for part in parts if part.numel()]
     finite = [part[np.isfinite(part)] for part in found]

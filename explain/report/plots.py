@@ -17,6 +17,7 @@ from plotly.subplots import make_subplots
 
 from explain.report import colours
 from explain.report.colours import Theme
+from explain.report.facts import scale_ends
 from explain.report.labels import (
     array,
     number,
@@ -60,8 +61,7 @@ def attribution_map(attribution: Attribution, *, theme: Theme = "light") -> go.F
         "zmax": limit,
         "colorscale": colours.colorscale(scale, theme),
         "hoverongaps": False,
-        "xgap": 1,
-        "ygap": 1,
+        **_gaps(len(rows), max(len(rows), len(columns))),
     }
     past = np.where(np.tri(len(rows), k=-1, dtype=bool), prefix, np.nan)
     if attribution.level == "word":
@@ -89,7 +89,7 @@ def attribution_map(attribution: Attribution, *, theme: Theme = "light") -> go.F
     figure.update_xaxes(title_text=f"source {noun}", **_ticks(columns), row=1, col=1)
     figure.update_xaxes(title_text=f"earlier output {noun}", **_ticks(["(start)", *rows], -1), row=1, col=2)
     figure.update_yaxes(title_text=f"output {noun}", **_ticks(rows), row=1, col=1)
-    figure.update_yaxes(autorange="reversed")
+    figure.update_yaxes(autorange="reversed", tickangle=0)
     return _finish(figure, theme, height=_height(len(rows)), title=_title(attribution))
 
 
@@ -125,17 +125,16 @@ def attention_map(
         customdata=_pairs(rows, columns),
         hovertemplate=_hover(hover, plain, weights.size),
         hoverongaps=False,
-        xgap=1,
-        ygap=1,
+        **_gaps(len(rows), len(columns)),
     )
     figure = go.Figure(heat)
     figure.update_xaxes(title_text=key_name, **_ticks(columns))
-    figure.update_yaxes(title_text=query_name, autorange="reversed", **_ticks(rows))
+    figure.update_yaxes(title_text=query_name, autorange="reversed", **{**_ticks(rows), "tickangle": 0})
     return _finish(figure, theme, height=_height(len(rows)), title=plot_text(title))
 
 
 def token_log_probs(generation: Generation, *, theme: Theme = "light") -> go.Figure:
-    """The log-probability of each output token as bars, in nats: 0 is certain, further down is less likely."""
+    """The log-probability of each output token as bars, in nats: 0 is certain, lower is less likely."""
     values = array(generation.log_probs)
     labels = [plot_label(token) for token in generation.target_tokens]
     ramp = colours.colours("doubt", theme)
@@ -172,7 +171,7 @@ def entropy_strip(generation: Generation, *, theme: Theme = "light") -> go.Figur
         colorbar={"title": {"text": "entropy (nats)", "side": "right"}, "nticks": 3},
         customdata=_column(labels)[None, :, :],
         hovertemplate="<b>%{customdata[0]}</b> · step %{x:d}<br>entropy %{z:.4f} nats<extra></extra>",
-        xgap=1,
+        **_gaps(1, len(labels)),
     )
     figure = go.Figure(strip)
     figure.update_xaxes(title_text="output token", **_ticks(labels))
@@ -228,7 +227,9 @@ def alternatives_bars(generation: Generation, step: int, k: int = 5, *, theme: T
     """
     token = generation.target_tokens[step] if 0 <= step < len(generation.target_tokens) else None
     found = generation.alternatives(step, k)
-    entries = [(item.text, item.log_prob, item.rank, token is not None and item.id == token.id) for item in found]
+    entries = [
+        (item.text, item.log_prob, item.rank, token is not None and item.id == token.id) for item in found
+    ]
     if token is not None and not any(chosen for *_, chosen in entries):
         entries.append((token.text, float(generation.log_probs[step]), int(generation.ranks[step]), True))
     labels = [plot_label(text) for text, *_ in entries]
@@ -282,7 +283,9 @@ def _pairs(rows: Sequence[str], columns: Sequence[str]) -> np.ndarray | None:
 
 def _column(*fields: Sequence[str]) -> np.ndarray:
     """One row of labels per point, as Plotly's custom data takes them."""
-    return np.array([list(values) for values in zip(*fields, strict=True)], dtype=object).reshape(-1, len(fields))
+    return np.array([list(values) for values in zip(*fields, strict=True)], dtype=object).reshape(
+        -1, len(fields)
+    )
 
 
 def _hover(with_texts: str, with_positions: str, cells: int) -> str:
@@ -305,11 +308,17 @@ def _ticks(labels: Sequence[str], first: int = 0) -> dict[str, Any]:
     every = max(1, math.ceil(len(labels) / MOST_LABELS))
     return {
         "tickmode": "array",
+        "tickangle": -90 if len(labels) > 12 else 0,
         "tickvals": np.arange(first, first + len(labels), every),
         "ticktext": list(labels[::every]),
         "showgrid": False,
         "zeroline": False,
     }
+
+
+def _gaps(rows: int, columns: int) -> dict[str, int]:
+    """A line of the page between cells, as long as the cells are wider than it."""
+    return {"xgap": int(columns <= MOST_LABELS), "ygap": int(rows <= MOST_LABELS)}
 
 
 def _widths(source: int, target: int) -> list[float]:
@@ -325,8 +334,7 @@ def _height(rows: int) -> int:
 def _bar_title(attribution: Attribution) -> str:
     limit = score_limit(attribution)
     units = shorten(attribution.units or "score", 60)
-    ends = "above 0 supports, below 0 opposes" if attribution.signed else "0 = no effect"
-    return f"{units} · {ends}" if limit else f"{units} · every score is 0"
+    return f"{units} · {scale_ends(attribution) if limit else 'every score is 0'}"
 
 
 def _title(attribution: Attribution) -> str:
@@ -337,7 +345,7 @@ def _title(attribution: Attribution) -> str:
 def _finish(
     figure: go.Figure, theme: Theme, *, height: int, title: str = "", margin_top: int | None = None
 ) -> go.Figure:
-    """Template, page colours and margins: given explicitly, because importing Streamlit changes the defaults."""
+    """Template, page colours and margins, given explicitly: importing Streamlit changes the defaults."""
     figure.update_layout(
         template="plotly_dark" if theme == "dark" else "plotly_white",
         paper_bgcolor=colours.PAGE[theme],

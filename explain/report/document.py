@@ -1,0 +1,353 @@
+"""Reports: outputs of a model with their attributions, as one offline page and as JSON beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from explain.errors import InputError
+from explain.files import digest_json, envelope, write_json, write_text
+from explain.report import sections
+from explain.report.facts import MethodFacts, facts_of, method_facts, zero_means
+from explain.report.labels import array, mean, number, objective_name, plural, shorten, shown
+from explain.report.render import page
+from explain.report.summary import anchor, is_given, summarise
+from explain.results import Attribution, Generation
+
+Progress = Callable[[int, int], None]
+# Outputs handed to the model at a time, so that progress is seen; the model makes its own batches.
+CHUNK = 16
+# Controls of generation that also shape how a given output is read.
+_FORCING = ("source_language", "target_language", "allow_unknown", "batch_size")
+
+
+class Explainable(Protocol):
+    """What a report needs of a model; `explain.load` gives one."""
+
+    name: str
+
+    @property
+    def digest(self) -> str: ...  # noqa: D102
+
+    def describe(self) -> dict[str, Any]: ...  # noqa: D102
+    def generate(self, source: Any, **controls: Any) -> Any: ...  # noqa: D102
+    def force(self, source: Any, target: Any, **controls: Any) -> Any: ...  # noqa: D102
+    def attribute(self, generations: Any, *args: Any, **options: Any) -> Any: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One source, its output, and the output's attributions in the order of the methods."""
+
+    generation: Generation
+    attributions: tuple[Attribution, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """Outputs and their attributions, with everything needed to make them again.
+
+    Attributes:
+        title: heading of the page.
+        head: the envelope: schema, versions, seed, digests, command.
+        model: the model's description.
+        settings: what was asked for: methods, objective, contrast, controls of generation, options.
+        examples: the outputs, in the order of the data.
+        facts: what the registry says about each method.
+    """
+
+    title: str
+    head: Mapping[str, Any]
+    model: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    examples: tuple[Example, ...]
+    facts: Mapping[str, MethodFacts]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as the JSON object of `explain/report@1`."""
+        return {
+            **self.head,
+            "title": self.title,
+            "model": dict(self.model),
+            "settings": dict(self.settings),
+            "examples": [
+                {
+                    "source_text": example.generation.source_text,
+                    "target_text": example.generation.target_text,
+                    "generation": example.generation.to_dict(),
+                    "attributions": [attribution.to_dict() for attribution in example.attributions],
+                }
+                for example in self.examples
+            ],
+        }
+
+    def to_html(self) -> str:
+        """One offline HTML page, readable without JavaScript; the same report gives the same bytes."""
+        everything = [attribution for example in self.examples for attribution in example.attributions]
+        pairs = [(example.generation, example.attributions) for example in self.examples]
+        return page(
+            "report.html.jinja",
+            title=self.title,
+            summary=summarise(pairs, str(self.model.get("name", "")), self.facts),
+            examples=[self._example(i, example) for i, example in enumerate(self.examples)],
+            methods=_method_rows(everything, self.facts),
+            signed=any(attribution.signed for attribution in everything),
+            unsigned=any(not attribution.signed for attribution in everything),
+            hesitation=sections.HESITATION,
+            model=sections.settings_rows(self.model),
+            settings=sections.settings_rows(self.settings),
+            colophon=_colophon(self.head),
+            command=self.head.get("command"),
+            versions=self.head["versions"],
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the page to `path` and the JSON beside it (`r.html`, `r.json`), each whole or not at all.
+
+        Raises:
+            InputError: the path does not end in `.html`.
+            FileError: a file cannot be written.
+        """
+        goal = Path(path)
+        if goal.suffix.lower() not in (".html", ".htm"):
+            raise InputError(f"{path}: a report is one HTML file; give a name that ends in .html")
+        html = self.to_html()
+        write_json(goal.with_suffix(".json"), self.to_dict())
+        return write_text(goal, html)
+
+    def _example(self, index: int, example: Example) -> dict[str, Any]:
+        generation = example.generation
+        doubts = sections.doubts(generation)
+        average = mean(array(generation.log_probs).tolist())
+        return {
+            "anchor": anchor(index),
+            "number": index + 1,
+            "source": generation.source_text,
+            "source_excerpt": shorten(shown(generation.source_text), 120),
+            "target_excerpt": shorten(shown(generation.target_text), 120),
+            "mean": number(average),
+            "lowest": doubts[0] if doubts else None,
+            "forced": is_given(generation),
+            "finished": generation.finished,
+            "pieces": sections.pieces(generation.target_tokens, generation.target_text, generation.log_probs),
+            "tokens_count": plural(len(generation.target_tokens), "output token"),
+            "certainty": sections.certainty(generation.log_probs),
+            "doubts": doubts,
+            "tokens": sections.token_rows(generation),
+            "beams": [(beam.text, number(beam.score, 3)) for beam in generation.beams],
+            "methods": [
+                sections.method_view(attribution, self.facts[attribution.method])
+                for attribution in example.attributions
+            ],
+        }
+
+
+def report(
+    model: Explainable,
+    data: Iterable[Any],
+    methods: str | Sequence[str] = ("integrated_gradients", "value_zeroing"),
+    objective: str = "log_prob",
+    contrast: str | None = None,
+    generate: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+    title: str | None = None,
+    command: str | None = None,
+    **options: Any,
+) -> Report:
+    """Explain a model's outputs for the sources in `data`.
+
+    Args:
+        model: what `explain.load` gives.
+        data: sources, pairs of source and target, or objects with `.source` and `.target`. An output is
+            written by the model where there is no target, and is otherwise taken as given.
+        methods: names in `explain.methods()`, in the order to show them.
+        objective: what to explain, for the methods that explain an objective.
+        contrast: a foil text or token, for the methods that take one.
+        generate: controls of `Seq2Seq.generate`.
+        progress: called with (done, all), counted in outputs and attributions.
+        title: heading of the page.
+        command: the command that makes the report again; the present one by default.
+        options: further options of `Seq2Seq.attribute`: `tolerance`, and settings of the methods, each
+            of which goes to the methods that have it.
+
+    Raises:
+        InputError: the data is empty or not of these kinds.
+        UnknownNameError: a method or option is not known.
+    """
+    pairs = _pairs(data)
+    names = list(dict.fromkeys([methods] if isinstance(methods, str) else methods))
+    facts = method_facts(names)
+    controls = dict(generate or {})
+    steps = _Steps(progress, len(pairs) * (1 + len(names)))
+    generations = _outputs(model, pairs, controls, steps)
+    columns = []
+    for name in names:
+        asked = _asked(facts[name], objective, contrast, options, facts.values())
+        found: list[Attribution] = []
+        for part in _chunks(generations):
+            found += model.attribute(part, method=name, **asked)
+            steps.add(len(part))
+        columns.append(found)
+    head = envelope(
+        "report",
+        seed=options.get("seed", controls.get("seed")),
+        model_digest=model.digest,
+        data_digest=digest_json([list(pair) for pair in pairs]),
+        command=command,
+    )
+    settings = {"methods": names, "objective": objective, "contrast": contrast, "generate": controls}
+    return Report(
+        title=title or "Why the model wrote what it wrote",
+        head=head,
+        model=_plain(model.describe()),
+        settings={**_plain(settings), "options": _plain(options)},
+        examples=tuple(
+            Example(generation, tuple(column[i] for column in columns))
+            for i, generation in enumerate(generations)
+        ),
+        facts=facts,
+    )
+
+
+def attribution_page(attribution: Attribution) -> str:
+    """One attribution as one offline HTML page: maps, reasons, evidence, and how to read them."""
+    facts = facts_of(attribution.method)
+    head = envelope(
+        "attribution", seed=attribution.config.get("seed"), model_digest=attribution.model_digest or None
+    )
+    excerpt = shorten(attribution.target_text.strip() or "(empty output)", 80)
+    return page(
+        "attribution.html.jinja",
+        title=f"Why ‘{excerpt}’",
+        view=sections.method_view(attribution, facts),
+        objective=objective_name(attribution),
+        certainty=sections.certainty(attribution.log_probs),
+        forced=all(token.forced for token in attribution.target_tokens) and bool(attribution.target_tokens),
+        source=attribution.source_text,
+        pieces=sections.pieces(attribution.target_tokens, attribution.target_text, attribution.log_probs),
+        tokens=sections.log_prob_rows(attribution),
+        signed=attribution.signed,
+        colophon=_colophon(head),
+        versions=head["versions"],
+    )
+
+
+class _Steps:
+    """Counts what is done and tells the caller."""
+
+    def __init__(self, progress: Progress | None, total: int):
+        self.progress, self.total, self.done = progress, total, 0
+
+    def add(self, count: int) -> None:
+        self.done += count
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+
+
+def _pairs(data: Iterable[Any]) -> list[tuple[str, str | None]]:
+    found = [_pair(item, i) for i, item in enumerate([data] if isinstance(data, str) else data)]
+    if not found:
+        raise InputError("the data is empty; give at least one source text")
+    return found
+
+
+def _pair(item: Any, index: int) -> tuple[str, str | None]:
+    if isinstance(item, str):
+        return item, None
+    if isinstance(item, Mapping):
+        source, target = item.get("source"), item.get("target")
+    elif isinstance(item, (tuple, list)) and len(item) == 2:
+        source, target = item
+    else:
+        source, target = getattr(item, "source", None), getattr(item, "target", None)
+    if not isinstance(source, str) or not (target is None or isinstance(target, str)):
+        raise InputError(
+            f"item {index} of the data ({type(item).__name__}) is neither a source text nor a source "
+            "with its target"
+        )
+    return source, target
+
+
+def _outputs(
+    model: Explainable, pairs: Sequence[tuple[str, str | None]], controls: Mapping[str, Any], steps: _Steps
+) -> list[Generation]:
+    """One generation per pair, in order: written where there is no target, forced where there is one."""
+    found: dict[int, Generation] = {}
+    forcing = {name: controls[name] for name in _FORCING if name in controls}
+    for part in _chunks([i for i, (_, target) in enumerate(pairs) if target is None]):
+        found.update(zip(part, model.generate([pairs[i][0] for i in part], **controls), strict=True))
+        steps.add(len(part))
+    for part in _chunks([i for i, (_, target) in enumerate(pairs) if target is not None]):
+        given = model.force([pairs[i][0] for i in part], [pairs[i][1] for i in part], **forcing)
+        found.update(zip(part, given, strict=True))
+        steps.add(len(part))
+    return [found[i] for i in range(len(pairs))]
+
+
+def _chunks(items: Sequence[Any]) -> Iterable[list[Any]]:
+    for begin in range(0, len(items), CHUNK):
+        yield list(items[begin : begin + CHUNK])
+
+
+def _asked(
+    facts: MethodFacts,
+    objective: str,
+    contrast: str | None,
+    options: Mapping[str, Any],
+    everyone: Iterable[MethodFacts],
+) -> dict[str, Any]:
+    """What a method is asked: no objective where it explains none, no contrast where it takes none.
+
+    An option that only other methods have is left out; one that no method has is passed on and refused there.
+    """
+    others = {name for other in everyone for name in other.options or ()}
+    asked: dict[str, Any] = {
+        name: value
+        for name, value in options.items()
+        if facts.options is None or name in facts.options or name not in others
+    }
+    if facts.objective:
+        asked["target"] = objective
+    if contrast is not None and facts.contrast:
+        asked["contrast"] = contrast
+    return asked
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping with what JSON can hold; anything else stands as the name of its type."""
+    return {str(key): _plain_value(value) for key, value in values.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _plain(value)
+    if isinstance(value, (list, tuple)):
+        return [_plain_value(item) for item in value]
+    if value is None or isinstance(value, (str, int, float, bool)):
+        return value
+    return str(value) if isinstance(value, Path) else type(value).__name__
+
+
+def _method_rows(
+    attributions: Sequence[Attribution], facts: Mapping[str, MethodFacts]
+) -> list[dict[str, str]]:
+    first = {attribution.method: attribution for attribution in reversed(attributions)}
+    rows = []
+    for name, fact in facts.items():
+        if name in first:
+            explains = objective_name(first[name]) or "no objective: it describes what the model computed"
+            zero, units = zero_means(first[name]), first[name].units or "–"
+            row = {"label": fact.label, "name": name, "paper": fact.paper}
+            rows.append({**row, "explains": explains, "zero": zero, "units": units})
+    return rows
+
+
+def _colophon(head: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Versions, seed and digests as rows to read."""
+    rows = [(f"{name} version", str(text)) for name, text in head["versions"].items()]
+    for key, label in (("seed", "seed"), ("model_digest", "model digest"), ("data_digest", "data digest")):
+        if head.get(key) is not None:
+            rows.append((label, str(head[key])))
+    return tuple(rows)

@@ -1,0 +1,298 @@
+"""What a page says about one output and its attributions, ready for the templates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from explain.files import dump_json
+from explain.report import colours
+from explain.report.facts import MethodFacts, short_unit
+from explain.report.labels import (
+    array,
+    decimals_for,
+    listed,
+    mean,
+    number,
+    percent,
+    plural,
+    probability,
+    shown,
+    token_label,
+)
+from explain.report.maps import MapView, beyond_tolerance, map_view
+from explain.results import Attribution, Generation, Token
+
+# A token with a probability below this is one the model hesitated over.
+HESITATION = 0.95
+# Reasons are written out for outputs of at most this many words.
+MOST_REASONS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A stretch of the output as it stands in the text: a token with its colour, or what lies between."""
+
+    text: str
+    css: str = ""
+    title: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """A token the model hesitated over, and what it might have written instead."""
+
+    step: int
+    label: str
+    probability: str
+    rank: str
+    alternatives: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Whether the scores of an attribution add up to what they explain, in a sentence and by token."""
+
+    verdict: str  # holds, open or undefined
+    sentence: str
+    rows: tuple[Mapping[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A word that counted, on which side it stands, and how much it counted."""
+
+    side: str
+    word: str
+    strength: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """The strongest influences on one output word."""
+
+    word: str
+    causes: tuple[Cause, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MethodView:
+    """One method's map of one output."""
+
+    facts: MethodFacts
+    words: MapView
+    tokens: MapView | None
+    reasons: tuple[Reason, ...]
+    reasons_note: str
+    evidence: Evidence
+    config: tuple[tuple[str, str], ...]
+    units: str
+
+
+def pieces(tokens: Sequence[Token], text: str, log_probs: Any) -> tuple[Piece, ...]:
+    """The output as running text, each token coloured by its doubt; special tokens stand as their names."""
+    found, reached = [], 0
+    for token, value in zip(tokens, array(log_probs).tolist(), strict=True):
+        level = 0 if math.isnan(value) else colours.doubt_level(math.exp(min(0.0, value)))
+        doubt = f"d{level}" if level else ""
+        unit = "" if math.isnan(value) else " nats"
+        title = f"log-probability {number(value, 3)}{unit} (probability {probability(value)})"
+        if token.special:
+            found.append(Piece(shown(token.text), f"{doubt} tag".strip(), title))
+            continue
+        start, end = max(token.start, reached), max(token.end, reached)
+        if text[reached:start]:
+            found.append(Piece(shown(text[reached:start])))
+        if text[start:end]:
+            found.append(Piece(shown(text[start:end]), f"{doubt} token".strip(), title))
+        reached = end
+    if text[reached:]:
+        found.append(Piece(shown(text[reached:])))
+    return tuple(found)
+
+
+def doubts(generation: Generation, most: int = 3, k: int = 4) -> tuple[Doubt, ...]:
+    """The least certain tokens with a probability below `HESITATION`, least certain first."""
+    values = array(generation.log_probs).tolist()
+    order = sorted(range(len(values)), key=lambda t: (values[t], t))
+    picked = [t for t in order if values[t] < math.log(HESITATION)][:most]
+    found = []
+    for t in picked:
+        token = generation.target_tokens[t]
+        offered = generation.alternatives(t, min(k, generation.top_ids.shape[1]))
+        others = [item for item in offered if item.id != token.id][: k - 1]
+        found.append(
+            Doubt(
+                step=t,
+                label=token_label(token),
+                probability=probability(values[t]),
+                rank=f"{int(generation.ranks[t]):,}",
+                alternatives=tuple((token_label(item.text), probability(item.log_prob)) for item in others),
+            )
+        )
+    return tuple(found)
+
+
+def token_rows(generation: Generation) -> tuple[Mapping[str, str], ...]:
+    """One row per output token: position, token, log-probability, probability, entropy, rank."""
+    columns = (generation.log_probs.tolist(), generation.entropy.tolist(), generation.ranks.tolist())
+    return tuple(
+        {
+            "position": str(t),
+            "token": token_label(token),
+            "log_prob": number(log_prob, 3),
+            "probability": probability(log_prob),
+            "entropy": number(entropy, 3),
+            "rank": f"{rank:,}",
+        }
+        for t, (token, log_prob, entropy, rank) in enumerate(
+            zip(generation.target_tokens, *columns, strict=True)
+        )
+    )
+
+
+def log_prob_rows(attribution: Attribution) -> tuple[Mapping[str, str], ...]:
+    """One row per output token for a page without a generation: position, token, log-probability."""
+    return tuple(
+        {
+            "position": str(t),
+            "token": token_label(token),
+            "log_prob": number(value, 3),
+            "probability": probability(value),
+        }
+        for t, (token, value) in enumerate(
+            zip(attribution.target_tokens, attribution.log_probs.tolist(), strict=True)
+        )
+    )
+
+
+def certainty(log_probs: Any) -> str:
+    """The mean log-probability of an output in words."""
+    average = mean(array(log_probs).tolist())
+    if math.isnan(average):
+        return "log-probability not defined"
+    return f"mean log-probability {number(average)} nats (0 = certain)"
+
+
+def method_view(attribution: Attribution, facts: MethodFacts) -> MethodView:
+    """The maps, reasons and evidence of one attribution."""
+    words = attribution.words()
+    found, note = _reasons(words)
+    split = (words.source.shape, words.prefix.shape) != (attribution.source.shape, attribution.prefix.shape)
+    return MethodView(
+        facts=facts,
+        words=map_view(words, facts.label),
+        tokens=map_view(attribution, facts.label) if split else None,
+        reasons=found,
+        reasons_note=note,
+        evidence=evidence(attribution),
+        config=settings_rows(attribution.config),
+        units=attribution.units,
+    )
+
+
+def _reasons(words: Attribution, k: int = 3) -> tuple[tuple[Reason, ...], str]:
+    """The strongest influences on each word: at most `k`, none below a tenth of the word's strongest."""
+    spoken = [t for t, token in enumerate(words.target_tokens) if not token.special]
+    note = ""
+    if len(spoken) > MOST_REASONS:
+        note = f"The first {MOST_REASONS} of {len(spoken):,} words; the map above has them all."
+        spoken = spoken[:MOST_REASONS]
+    unit = short_unit(words)
+    found = []
+    for t in spoken:
+        top = [item for item in words.top(t, k) if item[2] == item[2] and abs(item[2]) > 0]
+        kept = [item for item in top if abs(item[2]) >= abs(top[0][2]) / 10]
+        causes = tuple(_cause(words, item, unit if i == 0 else "") for i, item in enumerate(kept))
+        found.append(Reason(token_label(words.target_tokens[t]), causes))
+    return tuple(found), note
+
+
+def _cause(words: Attribution, item: tuple[str, int, float], unit: str) -> Cause:
+    side, index, score = item
+    tokens = words.source_tokens if side == "source" else words.target_tokens
+    strength = number(score, max(1, decimals_for(abs(score))), signed=words.signed)
+    word = token_label(tokens[index])
+    return Cause("" if side == "source" else "earlier output", word, f"{strength} {unit}".strip())
+
+
+def evidence(attribution: Attribution) -> Evidence:
+    """Do the scores of each token add up to the change of the objective that they explain?"""
+    errors = attribution.completeness_error.tolist()
+    defined = [t for t, error in enumerate(errors) if not math.isnan(error)]
+    if not defined:
+        return Evidence(
+            "undefined",
+            "Completeness is not defined for this method: its scores do not claim to add up to anything, so "
+            "they cannot be checked against the model's output in this way.",
+            (),
+        )
+    tolerance = float(attribution.config.get("tolerance", 0.01))
+    beyond = [t for t, flag in enumerate(beyond_tolerance(attribution)) if flag]
+    noun = attribution.level
+    whole = f"{plural(len(defined), noun)}" if len(defined) > 1 else f"the one {noun}"
+    if beyond:
+        names = [f"‘{token_label(attribution.target_tokens[t])}’ ({percent(errors[t])})" for t in beyond[:6]]
+        more = f" and {len(beyond) - 6} more" if len(beyond) > 6 else ""
+        parts = listed(names) if not more else f"{', '.join(names)}{more}"
+        sentence = (
+            f"The scores of {len(defined) - len(beyond)} of {whole} add up to what they explain within "
+            f"{percent(tolerance)}. They do not for {parts}: there, that share of the effect is unaccounted "
+            "for or counted twice, so read the numbers as approximate. More steps may close the gap."
+        )
+    else:
+        every = f"all {whole}" if len(defined) > 1 else whole
+        sentence = f"The scores of {every} add up to what they explain within {percent(tolerance)}."
+    if len(defined) < len(errors):
+        sentence += f" For {plural(len(errors) - len(defined), noun)} the check is not defined."
+    return Evidence("open" if beyond else "holds", sentence, _evidence_rows(attribution))
+
+
+def _evidence_rows(attribution: Attribution) -> tuple[Mapping[str, str], ...]:
+    total = attribution.source.sum(1) + attribution.prefix.sum(1) + attribution.start + attribution.within
+    flags = beyond_tolerance(attribution)
+    rows = []
+    for t, token in enumerate(attribution.target_tokens):
+        value, base = float(attribution.value[t]), float(attribution.baseline_value[t])
+        error = float(attribution.completeness_error[t])
+        undefined = math.isnan(error)
+        rows.append(
+            {
+                "position": str(t),
+                "token": token_label(token),
+                "explained": number(value - base, 3, signed=True),
+                "total": number(float(total[t]), 3, signed=True),
+                "error": percent(error),
+                "mark": "–" if undefined else "!" if flags[t] else "✓",
+                "meaning": _verdict(undefined, flags[t]),
+            }
+        )
+    return tuple(rows)
+
+
+def _verdict(undefined: bool, beyond: bool) -> str:
+    return "not defined" if undefined else "beyond tolerance" if beyond else "within tolerance"
+
+
+def settings_rows(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Settings as names and values to read."""
+    return tuple((str(key).replace("_", " "), setting_text(value)) for key, value in settings.items())
+
+
+def setting_text(value: Any) -> str:
+    """A setting's value as text: yes and no for booleans, digits in groups, JSON for what is nested."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, (list, tuple, Mapping)) and not value:
+        return "–"
+    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        return shown(", ".join(value))
+    return shown(dump_json(value, indent=None))

@@ -1,0 +1,179 @@
+"""What a training run is asked for, and the run folder that keeps it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from explain.errors import InputError, RunError
+from explain.runs import Run
+
+KIND = "train"
+CHECKPOINTS = "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TrainConfig:
+    """The options of `explain train`; None means that the recipe decides.
+
+    Attributes:
+        task: name of a task with known answers; this or `data`.
+        data: a file of pairs.
+        init: a model folder, run folder or hub id to train further; None makes a model from scratch.
+        steps: number of optimiser steps.
+        epochs: number of times to see every pair, instead of `steps`.
+        lr: the highest learning rate.
+        batch_size: pairs per step.
+        optimizer: `adam` or `adamw`.
+        seed: decides weights, order and what is held out; None is 0.
+        resume: go on from the run's last checkpoint.
+        validation: a file of pairs to validate on; left out, some of `data` is held out.
+        source_column: name of the source column in the files.
+        target_column: name of the target column.
+        family: `bart` or `t5`, for a model from scratch.
+    """
+
+    task: str | None = None
+    data: str | None = None
+    init: str | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    lr: float | None = None
+    batch_size: int | None = None
+    optimizer: str | None = None
+    seed: int | None = None
+    resume: bool = False
+    validation: str | None = None
+    source_column: str = "source"
+    target_column: str = "target"
+    family: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as a JSON object, without `resume`, which says nothing about the result."""
+        fields = dataclasses.asdict(self)
+        del fields["resume"]
+        return fields
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrainConfig:
+        """Read the options back from their JSON object; names it does not know are left out."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{name: value for name, value in data.items() if name in names})
+
+    def check(self) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            InputError: says which options.
+        """
+        if (self.task is None) == (self.data is None):
+            raise InputError("name either a task (--task) or a data file (--data)")
+        if self.steps is not None and self.epochs is not None:
+            raise InputError("give either --steps or --epochs")
+        if self.steps is not None and self.steps < 1:
+            raise InputError(f"--steps must be at least 1, got {self.steps}")
+        if self.epochs is not None and self.epochs <= 0:
+            raise InputError(f"--epochs must be above 0, got {self.epochs}")
+        if self.task is not None and self.validation is not None:
+            raise InputError("a task brings its own validation pairs; --validation goes with --data")
+        if self.init is not None and self.family is not None:
+            raise InputError("--family is for a model from scratch; with --init the model decides")
+        if self.seed is not None and self.seed < 0:
+            raise InputError(f"--seed must not be negative, got {self.seed}")
+
+    def with_whole_paths(self) -> TrainConfig:
+        """The options with paths that hold from any folder."""
+        changes = {
+            name: os.path.abspath(value)
+            for name in ("data", "validation", "init")
+            if (value := getattr(self, name)) is not None and (name != "init" or Path(value).exists())
+        }
+        return dataclasses.replace(self, **changes)
+
+    def title(self) -> str:
+        """What the run is called where nobody named it."""
+        what = self.task or Path(self.data or "data").name
+        return f"{what} from {Path(self.init).name}" if self.init else what
+
+
+def open_run(
+    config: TrainConfig, out: str | os.PathLike[str], *, title: str = "", command: str | None = None
+) -> Run:
+    """The run folder for `train`: a new one, or with `config.resume` the one that is there.
+
+    Raises:
+        InputError: options that do not go together.
+        RunError: the folder holds something else, or there is nothing to resume.
+    """
+    if not config.resume:
+        config.check()
+        config = config.with_whole_paths()
+        run = Run.create(
+            out,
+            kind=KIND,
+            command=command,
+            title=title or config.title(),
+            config=config.to_dict(),
+            seed=config.seed or 0,
+        )
+        if any((run.path / CHECKPOINTS).glob("checkpoint-*")):
+            raise RunError(
+                f"{run.path} holds checkpoints of an earlier run; resume it or name another folder"
+            )
+        return run
+    run = Run.open(out)
+    manifest = run.manifest
+    if manifest.get("kind") != KIND:
+        raise RunError(f"{run.path} is not a training run but of kind {manifest.get('kind')!r}")
+    if manifest["state"] == "done":
+        raise RunError(f"{run.path} is done; there is nothing to resume")
+    merge(config, run)
+    return run
+
+
+def merge(config: TrainConfig, run: Run) -> TrainConfig:
+    """The options that a run was begun with; options given again must be the same.
+
+    Raises:
+        RunError: an option differs, or the run's own are not readable.
+    """
+    try:
+        stored = TrainConfig.from_dict(run.config)
+        stored.check()
+    except (InputError, TypeError) as error:
+        raise RunError(f"{run.path} does not say how it was begun: {error}") from None
+    defaults = TrainConfig().to_dict()
+    for name, value in config.with_whole_paths().to_dict().items():
+        before = getattr(stored, name)
+        if value != defaults[name] and value != before and not (name == "seed" and value == (before or 0)):
+            option = "--" + name.replace("_", "-")
+            raise RunError(
+                f"{run.path} was begun with {option} {before}, not {value}; a resumed run keeps its options"
+            )
+    return stored
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class DemoRun:
+    """One of the models that the demo trains: folder name, title, options, and when to train it.
+
+    Runs of one `stage` can go side by side, each with its number of threads on a machine with two cores.
+    """
+
+    name: str
+    title: str
+    config: TrainConfig
+    stage: int
+    threads: int
+
+
+def demo_plan(seed: int = 0) -> tuple[DemoRun, ...]:
+    """The runs of `explain demo`: the quickest first, then two side by side."""
+    return (
+        DemoRun("translate", "Translate: English to French", TrainConfig(task="translate", seed=seed), 0, 2),
+        DemoRun("invoice", "Invoice to payment line", TrainConfig(task="invoice", seed=seed), 1, 1),
+        DemoRun("clinic", "Clinical note to fields", TrainConfig(task="clinic", seed=seed), 1, 1),
+    )

@@ -1,0 +1,150 @@
+"""The live record of a training run: progress for onlookers, and their wishes carried out."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from explain.runs import Run
+from explain.training.batches import Batches
+from explain.training.loop import Loop
+
+RECORD_SECONDS = 0.5
+CHECKPOINT_SECONDS = 20.0
+EVALUATIONS = 10
+
+Progress = Callable[[Mapping[str, Any]], None]
+
+
+class Interrupt:
+    """Whether Ctrl-C or a termination signal came; the first is kept for later, the second is obeyed."""
+
+    def __init__(self):
+        self.came = False
+
+    @contextmanager
+    def heeded(self) -> Iterator[None]:
+        """Listen inside the block; in a thread other than the main one nothing can be heard."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(_number: int, _frame: FrameType | None) -> None:
+            if self.came:
+                raise KeyboardInterrupt
+            self.came = True
+
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class LiveRecord(TrainerCallback):
+    """Writes how training goes, answers requests, and says when to evaluate and to checkpoint."""
+
+    def __init__(self, run: Run, batches: Batches, *, seconds: float, progress: Progress | None):
+        """Begin the record of one process's share of a run.
+
+        Args:
+            run: where records go and requests come from.
+            batches: the batches of all steps.
+            seconds: time spent by earlier processes of the run.
+            progress: called with every record.
+        """
+        self.run = run
+        self.batches = batches
+        self.progress = progress
+        self.interrupt = Interrupt()
+        self.stopped = False
+        self.loop: Loop | None = None
+        self.evaluate_every = max(1, -(-len(batches) // EVALUATIONS))
+        now = time.perf_counter()
+        self._begun = now - seconds
+        self._recorded = now
+        self._saved = now
+        self._losses: list[float] = []
+        self._tokens = 0
+
+    @property
+    def seconds(self) -> float:
+        """Time spent so far, that of earlier processes included, pauses not."""
+        return time.perf_counter() - self._begun
+
+    def write(self, kind: str, step: int, **fields: Any) -> None:
+        """Add a record to the run and show it to whoever asked to see."""
+        record = {
+            "kind": kind,
+            "step": step,
+            "total_steps": len(self.batches),
+            "epoch": round(step / self.batches.steps_per_epoch, 3),
+            "seconds": round(self.seconds, 3),
+            **fields,
+        }
+        self.run.append(record)
+        if self.progress is not None:
+            self.progress(record)
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count these seconds in the tokens per second."""
+        self._recorded += seconds
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """After each step: record, evaluate, checkpoint, pause and stop where due."""
+        assert self.loop is not None
+        step, last = state.global_step, state.global_step >= len(self.batches)
+        self._losses.append(self.loop.last_loss)
+        self._tokens += self.batches.tokens(step - 1)
+        now = time.perf_counter()
+        if now - self._recorded >= RECORD_SECONDS or last or step == 1:
+            self._write_step(step, now)
+        if last or step % self.evaluate_every == 0:
+            control.should_evaluate = control.should_save = True
+        if now - self._saved >= CHECKPOINT_SECONDS:
+            control.should_save = True
+        if not self._go_on() and not last:
+            self.stopped = True
+            control.should_save = control.should_training_stop = True
+        if control.should_save:
+            self._saved = now
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """After the last step: do not evaluate and save a second time."""
+        control.should_evaluate = control.should_save = False
+
+    def _write_step(self, step: int, now: float) -> None:
+        assert self.loop is not None
+        elapsed = max(now - self._recorded, 1e-6)
+        self.write(
+            "step",
+            step,
+            loss=sum(self._losses) / len(self._losses),
+            learning_rate=self.loop.last_rate,
+            grad_norm=self.loop.last_norm,
+            tokens_per_second=round(self._tokens / elapsed),
+        )
+        self._recorded, self._losses, self._tokens = now, [], 0
+
+    def _go_on(self) -> bool:
+        if self.interrupt.came:
+            return False
+        before = time.perf_counter()
+        go_on = self.run.wait_while_paused()
+        waited = time.perf_counter() - before
+        if waited > 0.1:
+            self._begun += waited
+            self._recorded += waited
+        return go_on

@@ -1,0 +1,251 @@
+"""Training a model in a run folder: by Adam, watched live, resumable, the best checkpoint kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+from transformers.utils import logging
+
+from explain.errors import RunError
+from explain.model import wrap
+from explain.model.loading import open_model
+from explain.runs import JobStopped, Run
+from explain.training.batches import Batches
+from explain.training.config import CHECKPOINTS, TrainConfig, merge
+from explain.training.loop import Loop
+from explain.training.prepare import prepare
+from explain.training.recipes import Recipe
+from explain.training.record import LiveRecord, Progress
+from explain.training.scoring import score
+
+MODEL = "model"
+SAMPLE = 100
+"""Number of validation pairs that are scored while training goes on."""
+
+
+def train(config: TrainConfig, run: Run, progress: Progress | None = None) -> dict[str, Any]:
+    """Train as `config` says in the folder of `run` (from `open_run`), and keep the best model there.
+
+    The run ends as `done`; asked to stop, it writes a checkpoint and ends as `stopped`.
+
+    Args:
+        config: the options; with `resume`, those that the run was begun with hold.
+        run: the run folder.
+        progress: called with every record that goes into `progress.jsonl`.
+
+    Returns:
+        exact_match, token_accuracy, loss, chrf, examples, seconds and steps of the best model on the
+        validation pairs; empty where the run was stopped.
+
+    Raises:
+        TrainingError: the loss became NaN or infinite.
+        ExplainError: data, model or options that cannot be used.
+        KeyboardInterrupt: after Ctrl-C, once the checkpoint is written.
+    """
+    result: dict[str, Any] = {}
+    with run.running(), _quietly():
+        job = _Job(config, run, progress)
+        job.learn()
+        result = job.finish()
+    if result:
+        shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
+    return result
+
+
+class _Job:
+    """One process's share of a training run."""
+
+    def __init__(self, config: TrainConfig, run: Run, progress: Progress | None):
+        self.run = run
+        self.checkpoint = None
+        recipe = None
+        if config.resume:
+            config = merge(config, run)
+            recipe = _stored_recipe(run)
+            self.checkpoint = _last_checkpoint(run.path)
+        self.data = prepare(config, checkpoint=self.checkpoint, recipe=recipe)
+        _put_in_order(run.path / MODEL)
+        self._begin(config)
+        seed = config.seed or 0
+        self.batches = self._batches(seed)
+        before = max((record.get("seconds", 0.0) for record in run.progress()), default=0.0)
+        self.record = LiveRecord(run, self.batches, seconds=before, progress=progress)
+        self.loop = Loop(
+            self.data.model,
+            self.data.tokenizer,
+            self.data.recipe,
+            self.batches,
+            folder=run.path / CHECKPOINTS,
+            seed=seed,
+            evaluate=self.evaluate,
+        )
+        self.loop.add_callback(self.record)
+        self.record.loop = self.loop
+
+    def _begin(self, config: TrainConfig) -> None:
+        """Write into the manifest what this run is, or see that it still is that."""
+        manifest = self.run.manifest
+        step = 0 if self.checkpoint is None else _step_of(self.checkpoint)
+        self.run.keep_progress(step)
+        self.best: dict[str, Any] | None = None
+        if self.checkpoint is not None:
+            self.best = manifest.get("best")
+            if manifest.get("data_digest") != self.data.digest:
+                raise RunError(
+                    f"the data of {self.run.path} changed since it was begun; put them back, or begin a new run"
+                )
+        self.run.update(
+            config=config.to_dict(),
+            seed=config.seed or 0,
+            recipe=self.data.recipe.to_dict(),
+            data_digest=self.data.digest,
+            best=self.best,
+        )
+        self.run.log(
+            f"{len(self.data.train.pairs):,} pairs to train on, {len(self.data.validation.pairs):,} to validate on; "
+            f"{self.data.model.num_parameters():,} parameters; steps {step:,} to {self.data.steps:,}"
+        )
+
+    def _batches(self, seed: int) -> Batches:
+        data, recipe = self.data, self.data.recipe
+        return Batches(
+            data.train.inputs,
+            data.train.labels,
+            steps=data.steps,
+            batch_size=recipe.batch_size,
+            seed=seed,
+            pad_id=data.tokenizer.pad_token_id,
+            mask_id=data.tokenizer.mask_token_id,
+            masking=recipe.masking,
+            keep=data.tokenizer.all_special_ids,
+        )
+
+    def learn(self) -> None:
+        """Train to the last step.
+
+        Raises:
+            JobStopped: someone asked for it.
+            KeyboardInterrupt: the same, by Ctrl-C or a termination signal.
+        """
+        with self.record.interrupt.heeded():
+            self.loop.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
+        if not self.record.stopped:
+            return
+        step = self.loop.state.global_step
+        self.run.log(f"stopped at step {step:,}")
+        if self.best is None:
+            self._keep()
+        if self.record.interrupt.came:
+            raise KeyboardInterrupt
+        raise JobStopped
+
+    def evaluate(self) -> None:
+        """Score the model on a sample of the validation pairs; keep it if it is the best so far."""
+        step = self.loop.state.global_step
+        data = self.data
+        scores = score(
+            data.model,
+            data.tokenizer,
+            data.validation.head(SAMPLE),
+            chrf=data.chrf,
+            forced_bos=data.forced_bos,
+        )
+        best = self.best is None or scores.rank > (self.best["exact_match"], -self.best["loss"])
+        if best:
+            self._keep()
+            self.best = {"step": step, "exact_match": scores.exact_match, "loss": scores.loss}
+            self.run.update(best=self.best)
+        self.record.write(
+            "evaluation",
+            step,
+            **scores.to_dict(),
+            evaluation_seconds=round(scores.seconds, 3),
+            best=best,
+            samples=scores.samples,
+        )
+        self.record.leave_out(scores.seconds)
+        self.run.log(f"step {step:,}: loss {scores.loss:.4f}, exact match {scores.exact_match:.3f}")
+
+    def _keep(self) -> None:
+        _save_model(self.data.model, self.data.tokenizer, self.run.path / MODEL)
+        self.run.update(model=MODEL)
+
+    def finish(self) -> dict[str, Any]:
+        """Score the best model on all validation pairs and write down the result."""
+        data, model = self.data, self.data.model
+        if self.best is not None and self.best["step"] != data.steps:
+            model = open_model(self.run.path / MODEL, device=str(model.device))[0]
+        scores = score(model, data.tokenizer, data.validation, chrf=data.chrf, forced_bos=data.forced_bos)
+        result = scores.to_dict() | {"seconds": round(self.record.seconds, 3), "steps": data.steps}
+        self.record.write("result", data.steps, **scores.to_dict(), samples=scores.samples)
+        self.run.update(result=result, model_digest=wrap(model, data.tokenizer).digest)
+        self.run.log(f"done: exact match {scores.exact_match:.4f}, loss {scores.loss:.4f}")
+        return result
+
+
+def _stored_recipe(run: Run) -> Recipe | None:
+    stored = run.manifest.get("recipe")
+    try:
+        return Recipe.from_dict(stored) if stored else None
+    except (KeyError, TypeError):
+        raise RunError(f"{run.path} keeps a recipe that this version cannot read; begin a new run") from None
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def _last_checkpoint(folder: Path) -> Path | None:
+    found = (folder / CHECKPOINTS).glob("checkpoint-*")
+    return max(found, key=_step_of, default=None)
+
+
+def _save_model(model: PreTrainedModel, tokenizer: Any, goal: Path) -> None:
+    """Write the model aside, then put it in the place of the one before."""
+    aside, old = _aside(goal), _old(goal)
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    model.save_pretrained(aside)
+    tokenizer.save_pretrained(aside)
+    if goal.exists():
+        os.replace(goal, old)
+    os.replace(aside, goal)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _put_in_order(goal: Path) -> None:
+    """Undo what a process left that was killed while it saved a model."""
+    if not goal.exists() and _old(goal).exists():
+        os.replace(_old(goal), goal)
+    for left in (_aside(goal), _old(goal)):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _aside(goal: Path) -> Path:
+    return goal.with_name(f".{goal.name}-new")
+
+
+def _old(goal: Path) -> Path:
+    return goal.with_name(f".{goal.name}-old")
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keep transformers' notes and bars off the terminal: they are for who writes code, not for who trains."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
