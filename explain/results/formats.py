@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +76,14 @@ def _load_json(path: Path) -> Attribution:
 def _save_csv(attribution: Attribution, path: Path) -> None:
     frame = _with_record(attribution)
     with replacing(path) as temporary:
-        frame.to_csv(temporary, index=False, encoding="utf-8", lineterminator="\n")
+        # Every text is quoted: a lone carriage return in a token would otherwise end its row.
+        frame.to_csv(
+            temporary,
+            index=False,
+            encoding="utf-8",
+            lineterminator="\n",
+            quoting=csv.QUOTE_NONNUMERIC,
+        )
 
 
 def _load_csv(path: Path) -> Attribution:
@@ -140,7 +148,8 @@ def _number(value: Any) -> float:
 
 
 def _save_safetensors(attribution: Attribution, path: Path) -> None:
-    tensors = {key: getattr(attribution, name).contiguous() for key, name in _TENSORS.items()}
+    # Copies, since safetensors refuses tensors that share memory.
+    tensors = {key: getattr(attribution, name).clone().contiguous() for key, name in _TENSORS.items()}
     metadata = {"explain": dump_json(_record(attribution), indent=None)}
     with replacing(path) as temporary:
         save_file(tensors, temporary, metadata=metadata)

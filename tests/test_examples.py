@@ -1,0 +1,73 @@
+"""The example scripts run, say something, and leave what they promise."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.models import tiny
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TEXT = "the cat sees a big dog"
+
+
+def run(name: str, *arguments: str | Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning", str(EXAMPLES / name), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def t5_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("t5")
+    model = tiny("t5")
+    model.hf.save_pretrained(path)
+    model.tokenizer.save_pretrained(path)
+    return path
+
+
+def test_why_that_word(folder):
+    assert "completeness error" in run("why_that_word.py", folder, TEXT)
+
+
+def test_where_it_looked(folder):
+    lines = run("where_it_looked.py", folder, TEXT).splitlines()
+    assert [line.partition(":")[0] for line in lines] == [
+        f"decoder.{layer}.cross.pattern head {head}" for layer in range(2) for head in range(2)
+    ]
+
+
+def test_what_if_a_head_is_gone(folder):
+    assert run("what_if_a_head_is_gone.py", folder, TEXT).count("nats") == 4
+
+
+def test_write_a_report(folder, tmp_path):
+    run("write_a_report.py", folder, tmp_path / "r.html", TEXT, "a bird")
+    assert (tmp_path / "r.html").read_text("utf-8").startswith("<!")
+    assert (tmp_path / "r.json").is_file()
+
+
+def test_finetune_t5(t5_folder):
+    """The worked example: the loss falls."""
+    lines = run("finetune_t5.py", t5_folder, "the cat sees a dog", "le chat").splitlines()
+    losses = [float(line.rpartition(" ")[2]) for line in lines if line.startswith("step")]
+    assert len(losses) == 20
+    assert losses[-1] < losses[0]
+    assert sum("most needed" in line for line in lines) == 3
+
+
+def test_there_are_five_short_examples():
+    scripts = sorted(EXAMPLES.glob("*.py"))
+    assert len(scripts) == 5
+    assert all(len(script.read_text().splitlines()) <= 40 for script in scripts)
