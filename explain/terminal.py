@@ -12,6 +12,7 @@ from typing import Any
 from explain.errors import ExplainError
 
 DONE, OVER_POLICY, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+_INTERRUPTION = "explain: interrupted; what was finished is kept"
 
 Progress = Callable[[int, int], None]
 
@@ -102,7 +103,7 @@ def run(app: Callable[..., Any]) -> int:
         note(f"explain: {error}")
         return WRONG_INPUT
     except KeyboardInterrupt:
-        note("explain: interrupted; what was finished is kept")
+        note(_INTERRUPTION)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) has gone; that is not an error of ours.
@@ -110,11 +111,14 @@ def run(app: Callable[..., Any]) -> int:
         return DONE
     except Exception as error:
         if type(error).__name__ == "Abort":  # Typer's name for Ctrl+C
-            note("explain: interrupted; what was finished is kept")
+            note(_INTERRUPTION)
             return INTERRUPTED
         message = getattr(error, "format_message", None)
         if message is None:
             raise
         note(f"explain: {message()} (see explain --help)")
         return WRONG_INPUT
-    return result if isinstance(result, int) else DONE
+    status = result if isinstance(result, int) else DONE
+    if status == INTERRUPTED:
+        note(_INTERRUPTION)
+    return status

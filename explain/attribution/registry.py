@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from explain.attribution.objectives import Question
@@ -98,9 +99,11 @@ class Method:
             if name not in known:
                 raise UnknownNameError(f"option of {self.name}", name, known)
         try:
-            return self.settings(**given)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"an option of {self.name} has a value it cannot take: {error}") from None
+            return TypeAdapter(self.settings).validate_python(dict(given))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise InputError(f"option of {self.name}: {where} {first['msg']}".replace("  ", " ")) from None
 
 
 @dataclass(frozen=True)

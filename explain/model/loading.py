@@ -102,6 +102,7 @@ def open_model(
         architectures=architectures,
     )
     tokenizer = _attempt(path, "tokenizer", local, AutoTokenizer.from_pretrained, path, **common)
+    _require_vocabulary(tokenizer, path)
     progress = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     verbosity = logging.get_verbosity()
@@ -129,6 +130,13 @@ def open_model(
         )
     check_weights(hf, path)
     return hf.to(where).eval(), tokenizer, family
+
+
+def _require_vocabulary(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
+    """Refuse the empty tokenizer that transformers makes up where a folder has none."""
+    added = len(tokenizer.get_added_vocab()) if hasattr(tokenizer, "get_added_vocab") else 0
+    if len(tokenizer.get_vocab()) <= max(added, len(tokenizer.all_special_ids)):
+        raise ModelError(f"the tokenizer in {path} is missing or has no words; save it with save_pretrained")
 
 
 def _attempt(path: str, what: str, local: bool, load: Any, *args: Any, **kwargs: Any) -> Any:

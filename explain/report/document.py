@@ -147,7 +147,7 @@ class Report:
 def report(
     model: Explainable,
     data: Iterable[Any],
-    methods: str | Sequence[str] = ("integrated_gradients", "value_zeroing"),
+    methods: str | Sequence[str] = ("integrated_gradients", "attention"),
     objective: str = "log_prob",
     contrast: str | None = None,
     generate: Mapping[str, Any] | None = None,
@@ -183,30 +183,22 @@ def report(
     steps = _Steps(progress, len(pairs) * (1 + len(names)))
     generations = _outputs(model, pairs, controls, steps)
     columns = []
-    for name in names:
-        asked = _asked(facts[name], objective, contrast, options, facts.values())
-        found: list[Attribution] = []
-        for part in _chunks(generations):
-            found += model.attribute(part, method=name, **asked)
-            steps.add(len(part))
-        columns.append(found)
-    head = envelope(
-        "report",
-        seed=options.get("seed", controls.get("seed")),
-        model_digest=model.digest,
-        data_digest=digest_json([list(pair) for pair in pairs]),
-        command=command,
-    )
+    for name, fact in facts.items():
+        asked = _asked(fact, objective, contrast, options, facts.values())
+        columns.append(_explained(model, generations, name, asked, steps))
     settings = {"methods": names, "objective": objective, "contrast": contrast, "generate": controls}
     return Report(
         title=title or "Why the model wrote what it wrote",
-        head=head,
-        model=_plain(model.describe()),
-        settings={**_plain(settings), "options": _plain(options)},
-        examples=tuple(
-            Example(generation, tuple(column[i] for column in columns))
-            for i, generation in enumerate(generations)
+        head=envelope(
+            "report",
+            seed=options.get("seed", controls.get("seed")),
+            model_digest=model.digest,
+            data_digest=digest_json([list(pair) for pair in pairs]),
+            command=command,
         ),
+        model=_plain(model.describe()),
+        settings=_plain({**settings, "options": options}),
+        examples=tuple(Example(g, tuple(c[i] for c in columns)) for i, g in enumerate(generations)),
         facts=facts,
     )
 
@@ -286,6 +278,17 @@ def _outputs(
     return [found[i] for i in range(len(pairs))]
 
 
+def _explained(
+    model: Explainable, generations: Sequence[Generation], name: str, asked: Mapping[str, Any], steps: _Steps
+) -> list[Attribution]:
+    """One attribution per generation, by one method."""
+    found: list[Attribution] = []
+    for part in _chunks(generations):
+        found += model.attribute(part, method=name, **asked)
+        steps.add(len(part))
+    return found
+
+
 def _chunks(items: Sequence[Any]) -> Iterable[list[Any]]:
     for begin in range(0, len(items), CHUNK):
         yield list(items[begin : begin + CHUNK])
@@ -316,8 +319,8 @@ def _asked(
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The mapping with what JSON can hold; anything else stands as the name of its type."""
-    return {str(key): _plain_value(value) for key, value in values.items()}
+    """The mapping as JSON can hold it: callbacks are left out, other objects stand as their type's name."""
+    return {str(key): _plain_value(value) for key, value in values.items() if not callable(value)}
 
 
 def _plain_value(value: Any) -> Any:

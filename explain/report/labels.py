@@ -44,6 +44,8 @@ def decimals_for(limit: float) -> int:
     """How many decimals tell scores apart when the largest is `limit`: two significant digits of it."""
     if not limit > 0 or math.isinf(limit):
         return 2
+    if 1 <= limit <= 2:  # shares of a whole
+        return 2
     return min(8, max(0 if limit >= 100 else 1, 1 - math.floor(math.log10(limit))))
 
 

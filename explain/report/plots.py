@@ -42,7 +42,6 @@ def attribution_map(attribution: Attribution, *, theme: Theme = "light") -> go.F
     Both panels share one scale. It is symmetric round 0 for a signed method (blue above 0 supports, orange
     below 0 opposes) and runs from 0 for the others.
     """
-    source, prefix = array(attribution.source), array(attribution.prefix)
     columns = [plot_label(token) for token in attribution.source_tokens]
     rows = [plot_label(token) for token in attribution.target_tokens]
     limit = score_limit(attribution) or 1.0
@@ -63,14 +62,10 @@ def attribution_map(attribution: Attribution, *, theme: Theme = "light") -> go.F
         "hoverongaps": False,
         **_gaps(len(rows), max(len(rows), len(columns))),
     }
-    past = np.where(np.tri(len(rows), k=-1, dtype=bool), prefix, np.nan)
-    if attribution.level == "word":
-        np.fill_diagonal(past, np.where(array(attribution.within) == 0, np.nan, array(attribution.within)))
-    start = array(attribution.start)[:, None]
     panels = (
-        ("source", 1, source, np.arange(len(columns)), columns),
-        ("start", 2, start, np.array([-1]), ["(start)"]),
-        ("prefix", 2, past, np.arange(len(rows)), rows),
+        ("source", 1, array(attribution.source), np.arange(len(columns)), columns),
+        ("start", 2, array(attribution.start)[:, None], np.array([-1]), ["(start)"]),
+        ("prefix", 2, _past(attribution), np.arange(len(rows)), rows),
     )
     bar = {"title": {"text": plot_text(_bar_title(attribution)), "side": "right"}, "tickformat": ".2~g"}
     for name, column, scores, positions, labels in panels:
@@ -255,6 +250,14 @@ def alternatives_bars(generation: Generation, step: int, k: int = 5, *, theme: T
     figure.update_xaxes(title_text="probability", range=[0, 1])
     figure.update_yaxes(title_text="token", autorange="reversed", **_ticks(labels))
     return _finish(figure, theme, height=110 + 30 * len(entries), title=f"Step {step}")
+
+
+def _past(attribution: Attribution) -> np.ndarray:
+    """Prefix scores with nan where no score is possible; within-word effects stand on the diagonal."""
+    prefix, within = array(attribution.prefix), array(attribution.within)
+    past = np.where(np.tri(len(within), k=-1, dtype=bool), prefix, np.nan)
+    np.fill_diagonal(past, np.where(within == 0, np.nan, within))
+    return past
 
 
 def _series(records: Sequence[Mapping[str, Any]], *names: str) -> tuple[np.ndarray, np.ndarray]:

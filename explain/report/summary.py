@@ -65,7 +65,7 @@ def summarise(
     return Summary(
         opening=_opening(generations, model_name, facts),
         least_sure=_least_sure(generations),
-        proof=tuple(_proof(examples, name, facts[name].label) for name in facts),
+        proof=_proofs(examples, facts),
         notes=_notes(generations),
     )
 
@@ -108,20 +108,35 @@ def _least_sure(generations: Sequence[Generation], most: int = 3) -> tuple[Link,
     return tuple(found)
 
 
-def _proof(examples: Sequence[tuple[Generation, Sequence[Attribution]]], name: str, label: str) -> Proof:
-    found = [(i, att) for i, (_, several) in enumerate(examples) for att in several if att.method == name]
+def _proofs(
+    examples: Sequence[tuple[Generation, Sequence[Attribution]]], facts: Mapping[str, MethodFacts]
+) -> tuple[Proof, ...]:
+    """One sentence for each method with a completeness, and one for all the others together."""
+    proofs, without = [], []
+    for name, fact in facts.items():
+        found = [(i, att) for i, (_, several) in enumerate(examples) for att in several if att.method == name]
+        if all(bool(att.completeness_error.isnan().all()) for _, att in found):
+            without.append(fact.label)
+        else:
+            proofs.append(_proof(found, fact.label))
+    if without:
+        what = "this method" if len(without) == 1 else "these methods"
+        unproven = f"The scores of {listed(without)} cannot be proven complete"
+        proofs.append(Proof(f"{unproven}: completeness is not defined for {what}"))
+    return tuple(proofs)
+
+
+def _proof(found: Sequence[tuple[int, Attribution]], label: str) -> Proof:
+    """What could be proven of one method's attributions, given with the index of their output."""
     defined = sum(int((~att.completeness_error.isnan()).sum()) for _, att in found)
-    if not defined:
-        return Proof(
-            f"The scores of {label} cannot be proven complete: completeness is not defined for this method"
-        )
     beyond = [(i, sum(beyond_tolerance(att))) for i, att in found]
     total = sum(count for _, count in beyond)
     tolerance = max(float(att.config.get("tolerance", 0.01)) for _, att in found)
     if not total:
-        text = (
-            f"The scores of {label} add up to what they explain within {percent(tolerance)} for every token"
-        )
+        every = "every token"
+        if defined < sum(len(att.target_tokens) for _, att in found):
+            every = f"all {plural(defined, 'token')} where the check is defined"
+        text = f"The scores of {label} add up to what they explain within {percent(tolerance)} for {every}"
         return Proof(text)
     where = [Link(anchor(i), f"output {i + 1}") for i, count in beyond if count]
     text = (

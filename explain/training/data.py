@@ -173,8 +173,8 @@ def _read_cells(path: Path, lines: Iterator[tuple[int, list[str]]], columns: Col
             continue
         if len(row) != len(header):
             raise FileError(
-                f"{path}, line {number} has {len(row)} {'field' if len(row) == 1 else 'fields'} where the header "
-                f"has {len(header)}; check its tabs, commas and quotation marks"
+                f"{path}, line {number} has another number of fields than the header ({len(row)}, not "
+                f"{len(header)}); check its tabs, commas and quotation marks"
             )
         yield _Row(f"line {number}", row[source], "" if target is None else row[target])
 

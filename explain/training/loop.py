@@ -51,6 +51,8 @@ class Loop(Seq2SeqTrainer):
             train_dataset=batches,
             optimizers=(optimizer, build_schedule(recipe, optimizer, len(batches))),
         )
+        self.batches = batches
+        self.folder = folder
         # Not given to the trainer as `processing_class`: that would change the model's configuration.
         self.tokenizer_to_save = tokenizer
         self.label_smoothing = recipe.label_smoothing
@@ -61,7 +63,7 @@ class Loop(Seq2SeqTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """One item is one whole batch, so that a resumed run skips to its step without making any."""
-        return DataLoader(self.train_dataset, batch_size=1, shuffle=False, collate_fn=_only)
+        return DataLoader(self.batches, batch_size=1, shuffle=False, collate_fn=_only)
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -108,13 +110,14 @@ class Loop(Seq2SeqTrainer):
         return norm
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        folder = output_dir or self.args.output_dir
-        self.model.save_pretrained(folder, state_dict=state_dict)
+        folder = output_dir or self.folder
+        model: Any = self.model
+        model.save_pretrained(folder, state_dict=state_dict)
         self.tokenizer_to_save.save_pretrained(folder)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Write the checkpoint aside and rename it, so that one with a number is whole."""
-        goal = Path(self.args.output_dir)
+        goal = self.folder
         goal.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=goal, prefix=".writing-", ignore_cleanup_errors=True) as aside:
             self.args.output_dir = aside

@@ -157,7 +157,7 @@ def _check_lengths(encoded: tuple[Encoded, Encoded], model: PreTrainedModel) -> 
             for side, row in zip(("source", "target"), rows, strict=True):
                 if len(row) > limit:
                     raise TextTooLongError(
-                        f"pair {number}: its {side} has {len(row)} tokens and the model has {limit} positions; "
+                        f"pair {number}: its {side} has {len(row)} tokens, the model {limit} positions; "
                         f"shorten it or take it out ({getattr(part.pairs[number - 1], side)[:40]!r} …)"
                     )
 

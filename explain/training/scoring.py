@@ -15,6 +15,8 @@ from explain.training.batches import IGNORED, collate
 from explain.training.data import Pair
 
 SAMPLES = 5
+_PAIRS_AT_A_TIME = 125
+_LOGITS_AT_A_TIME = 50_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,6 @@ def score(
     data: Encoded,
     *,
     chrf: bool = False,
-    batch_size: int = 125,
     forced_bos: int | None = None,
 ) -> Scores:
     """Score a model; its mode (training or not) is put back afterwards.
@@ -84,7 +85,6 @@ def score(
         tokenizer: its tokenizer.
         data: the pairs.
         chrf: whether to compute chrF, which means little where there is one right output.
-        batch_size: pairs at a time.
         forced_bos: the first token of every output, such as a language code.
     """
     start = time.perf_counter()
@@ -93,6 +93,7 @@ def score(
     loss, right, total = 0.0, 0, 0
     outputs = [""] * len(data.pairs)
     order = sorted(range(len(data.pairs)), key=lambda index: len(data.inputs[index]))
+    batch_size = _batch_size(model, max(map(len, data.labels)))
     try:
         with torch.inference_mode():
             for at in range(0, len(order), batch_size):
@@ -138,7 +139,8 @@ def _write(
     forced_bos: int | None,
 ) -> list[str]:
     """Greedy outputs; they may be half as long again as the longest target."""
-    ids = model.generate(
+    writer: Any = model
+    ids = writer.generate(
         **batch,
         do_sample=False,
         num_beams=1,
@@ -146,6 +148,11 @@ def _write(
         **({} if forced_bos is None else {"forced_bos_token_id": forced_bos}),
     )
     return tokenizer.batch_decode(ids, skip_special_tokens=True)
+
+
+def _batch_size(model: PreTrainedModel, longest: int) -> int:
+    """As many pairs at a time as keep the logits within some hundred megabytes."""
+    return max(1, min(_PAIRS_AT_A_TIME, _LOGITS_AT_A_TIME // (longest * model.config.vocab_size)))
 
 
 def _limit(model: PreTrainedModel, longest: int) -> int:

@@ -99,7 +99,8 @@ class _Job:
             self.best = manifest.get("best")
             if manifest.get("data_digest") != self.data.digest:
                 raise RunError(
-                    f"the data of {self.run.path} changed since it was begun; put them back, or begin a new run"
+                    f"the data of {self.run.path} changed since it was begun; "
+                    "put them back, or begin a new run"
                 )
         self.run.update(
             config=config.to_dict(),
@@ -109,7 +110,8 @@ class _Job:
             best=self.best,
         )
         self.run.log(
-            f"{len(self.data.train.pairs):,} pairs to train on, {len(self.data.validation.pairs):,} to validate on; "
+            f"{len(self.data.train.pairs):,} pairs to train on, "
+            f"{len(self.data.validation.pairs):,} to validate on; "
             f"{self.data.model.num_parameters():,} parameters; steps {step:,} to {self.data.steps:,}"
         )
 
@@ -238,7 +240,7 @@ def _old(goal: Path) -> Path:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Keep transformers' notes and bars off the terminal: they are for who writes code, not for who trains."""
+    """Keep transformers' notes and bars off the terminal: those who train can do nothing about them."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
