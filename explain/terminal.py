@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,12 +63,12 @@ def progress(label: str) -> Iterator[Progress]:
 
 
 @contextmanager
-def training_progress() -> Iterator[Callable[[dict[str, Any]], None]]:
+def training_progress() -> Iterator[Callable[[Mapping[str, Any]], None]]:
     """A callback for the records of a training run: a bar on a terminal, else a line now and then."""
     last = 0.0
     with progress("training") as draw:
 
-        def show(record: dict[str, Any]) -> None:
+        def show(record: Mapping[str, Any]) -> None:
             nonlocal last
             step, total = record.get("step", 0), record.get("total_steps") or 0
             names = ("exact_match", "validation_loss", "chrf")

@@ -225,9 +225,7 @@ def test_occlusion_by_attention_is_the_models_own_answer_without_the_token(model
                 use_cache=False,
             ).logits[0]
             without = logits.log_softmax(-1)[range(len(logits)), generation.target_ids]
-            torch.testing.assert_close(
-                att.source[:, i], generation.log_probs - without, atol=2e-5, rtol=1e-4
-            )
+            torch.testing.assert_close(att.source[:, i], generation.log_probs - without, atol=2e-5, rtol=1e-4)
 
 
 def test_attention_is_the_mean_over_layers_and_heads(model):

@@ -213,3 +213,14 @@ def test_probability_zero_gives_finite_entropy():
         generation = model.generate("the cat", max_new_tokens=2)
     assert all(math.isfinite(float(x)) for x in generation.entropy)
     assert float(generation.log_probs.abs().max()) < 1e-6
+
+
+def test_defaults_saved_with_a_model_do_not_leak_into_decoding(caplog):
+    model = tiny("bart")
+    plain = model.generate(SENTENCES[0], max_new_tokens=5)
+    own = model.hf.generation_config
+    own.num_beams, own.min_length, own.max_length, own.no_repeat_ngram_size = 4, 5, 7, 1
+    again = model.generate(SENTENCES[0], max_new_tokens=5)
+    same(plain, again)
+    assert not again.beams
+    assert model.hf.generation_config is own

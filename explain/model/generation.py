@@ -147,12 +147,19 @@ def _generate(
     stopping: StoppingCriteriaList | None,
 ) -> list[Decoded]:
     ids, mask = padded(sources, padding_id(hf))
-    output: Any = hf.generate(  # pyright: ignore[reportCallIssue]
-        input_ids=ids.to(hf.device),
-        attention_mask=mask.to(hf.device),
-        generation_config=config,
-        stopping_criteria=stopping,
-    )
+    own = hf.generation_config
+    # What a given configuration leaves open, `generate` fills in from the model's own: saved defaults such
+    # as num_beams or min_length would come back. For the call, ours is the model's own.
+    hf.generation_config = config
+    try:
+        output: Any = hf.generate(  # pyright: ignore[reportCallIssue]
+            input_ids=ids.to(hf.device),
+            attention_mask=mask.to(hf.device),
+            generation_config=config,
+            stopping_criteria=stopping,
+        )
+    finally:
+        hf.generation_config = own
     rows = [_ended(row[1:], config.eos_token_id) for row in output.sequences.cpu().tolist()]
     count = config.num_return_sequences or 1
     scores = getattr(output, "sequences_scores", None)

@@ -134,8 +134,7 @@ def open_model(
 
 def _require_vocabulary(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
     """Refuse the empty tokenizer that transformers makes up where a folder has none."""
-    added = len(tokenizer.get_added_vocab()) if hasattr(tokenizer, "get_added_vocab") else 0
-    if len(tokenizer.get_vocab()) <= max(added, len(tokenizer.all_special_ids)):
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
         raise ModelError(f"the tokenizer in {path} is missing or has no words; save it with save_pretrained")
 
 

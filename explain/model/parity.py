@@ -19,6 +19,7 @@ from explain.model.forward import (
     target_embeddings,
 )
 from explain.model.hooks import analysed
+from explain.model.text import pieces_of, special_ids
 
 if TYPE_CHECKING:
     from explain.model.seq2seq import Seq2Seq
@@ -109,7 +110,7 @@ def doctor(model: Seq2Seq) -> list[Check]:
     hf, tokenizer = model.hf, model.tokenizer
     parameters = sum(p.numel() for p in hf.parameters())
     embeddings = vocabulary_size(hf)
-    size = len(tokenizer)
+    size = max([*tokenizer.get_vocab().values(), *special_ids(tokenizer)]) + 1
     checks = [
         Check("the architecture is supported", True, f"{type(hf).__name__}, family {model.family.name}"),
         Check("all weights are finite", True, f"{parameters:,} parameters, {hf.dtype}"),
@@ -118,7 +119,11 @@ def doctor(model: Seq2Seq) -> list[Check]:
             hf.dtype in TOLERANCE,
             f"{hf.dtype}; float16 overflows in T5 and is not supported",
         ),
-        Check("every token has an embedding", size <= embeddings, f"{size} tokens, {embeddings} embeddings"),
+        Check(
+            "every token has an embedding",
+            size <= embeddings,
+            f"token ids to {size - 1}, {embeddings} embeddings",
+        ),
         Check(
             "the tokenizer ends a source with EOS",
             tokenizer.eos_token_id is not None,
@@ -127,7 +132,7 @@ def doctor(model: Seq2Seq) -> list[Check]:
         Check(
             "the decoder-start token is known",
             True,
-            repr(tokenizer.convert_ids_to_tokens([model.decoder_start_id])[0]),
+            repr(pieces_of(tokenizer, [model.decoder_start_id])[0]),
         ),
         Check(
             "padding goes to the right", True, "batches are padded on the right whatever the tokenizer says"

@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cached_property
 from typing import Any, overload
 
 import torch
@@ -43,12 +42,18 @@ class Seq2Seq:
         self.name = name
         self.lock = threading.RLock()
         self._parity_proven = False
+        self._digest: str | None = None
 
     # ---- what it is --------------------------------------------------------------------------------------
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """Digest of weights, configuration and vocabulary."""
+        """Digest of weights, configuration and vocabulary, as they were when it was first asked for."""
+        if self._digest is None:
+            self._digest = self._compute_digest()
+        return self._digest
+
+    def _compute_digest(self) -> str:
         parts = [config_text(self.hf).encode()]
         for key, tensor in sorted(self.hf.state_dict().items()):
             parts += [key.encode(), tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()]
@@ -416,9 +421,7 @@ class Seq2Seq:
         return results
 
     def _start_token(self, id_: int) -> Token:
-        return Token(
-            str(self.tokenizer.convert_ids_to_tokens([id_])[0]), id_, 0, 0, special=True, forced=True
-        )
+        return Token(text.pieces_of(self.tokenizer, [id_])[0], id_, 0, 0, special=True, forced=True)
 
 
 def _ids(tokens: Sequence[Token]) -> Tensor:

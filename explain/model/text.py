@@ -70,14 +70,17 @@ def encode(
         raise TextTooLongError(
             f"{name} has {len(ids)} tokens, but the model has positions for {int(limit)}; shorten or split it"
         )
-    special = set(tokenizer.all_special_ids)
+    special = special_ids(tokenizer)
     if not allow_unknown:
         _refuse_unknown(tokenizer, text, ids, spans, name)
-    pieces = tokenizer.convert_ids_to_tokens(ids)
     unknown = tokenizer.unk_token_id
     tokens = []
-    for id_, piece, (start, end) in zip(ids, pieces, spans, strict=True):
+    cursor = 0
+    for id_, piece, (start, end) in zip(ids, pieces_of(tokenizer, ids), spans, strict=True):
         outside = id_ in special and (id_ != unknown or start == end)
+        if start == end:  # nothing of the text: it stands where the text has come to
+            start = end = max(start, cursor)
+        cursor = max(cursor, end)
         shown = piece if outside or start == end else text[start:end]
         tokens.append(Token(shown, int(id_), start, end, special=outside))
     return tokens
@@ -121,8 +124,8 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
 def _aligned(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
     """Spans for tokenizers without offsets: each piece is looked for after the end of the one before."""
     spans, cursor = [], 0
-    special = set(tokenizer.all_special_ids)
-    for id_, piece in zip(ids, tokenizer.convert_ids_to_tokens(list(ids)), strict=True):
+    special = special_ids(tokenizer)
+    for id_, piece in zip(ids, pieces_of(tokenizer, ids), strict=True):
         surface = piece.replace(_SPACE, " ").strip()
         while cursor < len(text) and text[cursor].isspace() and surface:
             cursor += 1
@@ -157,12 +160,12 @@ def decode(
     tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], forced: Sequence[bool]
 ) -> tuple[str, list[Token]]:
     """The text of output ids, and their tokens with offsets into it."""
-    special = {id_ for id_ in tokenizer.all_special_ids if id_ != tokenizer.unk_token_id}
+    special = {id_ for id_ in special_ids(tokenizer) if id_ != tokenizer.unk_token_id}
     plain = [id_ for id_ in ids if id_ not in special]
     text = _decode(tokenizer, plain)
     spans = iter(_output_spans(tokenizer, text, plain))
     tokens, cursor = [], 0
-    for id_, piece, was_forced in zip(ids, tokenizer.convert_ids_to_tokens(list(ids)), forced, strict=True):
+    for id_, piece, was_forced in zip(ids, pieces_of(tokenizer, ids), forced, strict=True):
         if id_ in special:
             tokens.append(Token(piece, int(id_), cursor, cursor, special=True, forced=was_forced))
             continue
@@ -173,7 +176,8 @@ def decode(
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    text = tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    known = [id_ for id_ in ids if _piece(tokenizer, id_) is not None]
+    text = tokenizer.decode(known, skip_special_tokens=False, clean_up_tokenization_spaces=False)
     return text if isinstance(text, str) else "".join(text)
 
 
@@ -204,4 +208,24 @@ def _shared(left: str, right: str) -> int:
 def token_text(tokenizer: PreTrainedTokenizerBase, id_: int) -> str:
     """A single token as a person reads it: its text, or its name when it has none."""
     shown = _decode(tokenizer, [id_]).strip()
-    return shown or str(tokenizer.convert_ids_to_tokens([id_])[0])
+    return shown or pieces_of(tokenizer, [id_])[0]
+
+
+def _piece(tokenizer: PreTrainedTokenizerBase, id_: int) -> str | None:
+    """The tokenizer's own name of an id, or None: many models have embeddings beyond their vocabulary."""
+    try:
+        piece = tokenizer.convert_ids_to_tokens([int(id_)])[0]
+    except IndexError:  # SentencePiece tokenizers written in Python raise, the others give None
+        return None
+    return None if piece is None else str(piece)
+
+
+def pieces_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """The tokenizer's own names of ids; an id without a token is named by its number."""
+    return [_piece(tokenizer, id_) or f"<{id_}>" for id_ in ids]
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Ids that stand outside the text: EOS, padding, language codes."""
+    languages = getattr(tokenizer, "id_to_lang_token", {})
+    return {*tokenizer.all_special_ids, *languages}

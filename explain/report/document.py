@@ -26,8 +26,8 @@ _FORCING = ("source_language", "target_language", "allow_unknown", "batch_size")
 class Explainable(Protocol):
     """What a report needs of a model; `explain.load` gives one."""
 
-    name: str
-
+    @property
+    def name(self) -> str: ...  # noqa: D102
     @property
     def digest(self) -> str: ...  # noqa: D102
 
