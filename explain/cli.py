@@ -76,25 +76,6 @@ def _sources(
     return [(pair.source, pair.target or None) for pair in pairs]
 
 
-def _write(
-    model: Seq2Seq,
-    sources: list[str],
-    *,
-    allow_unknown: bool,
-    languages: tuple[str | None, str | None] = (None, None),
-    **controls: Any,
-) -> list[Generation]:
-    with terminal.progress("generating") as progress:
-        return model.generate(
-            sources,
-            allow_unknown=allow_unknown,
-            source_language=languages[0],
-            target_language=languages[1],
-            progress=progress,
-            **controls,
-        )
-
-
 # ---- lists -----------------------------------------------------------------------------------------------
 
 
@@ -241,23 +222,22 @@ def generate(
     """Write the output of a text, or of every text in a file."""
     sources = [source for source, _ in _sources(text, input, source_column, "target")]
     opened = _open(model, device, dtype)
-    generations = _write(
-        opened,
-        sources,
-        allow_unknown=allow_unknown,
-        languages=(source_language, target_language),
-        num_beams=num_beams,
-        do_sample=do_sample,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        length_penalty=length_penalty,
-        repetition_penalty=repetition_penalty,
-        no_repeat_ngram_size=no_repeat_ngram_size,
-        max_new_tokens=max_new_tokens,
-        min_new_tokens=min_new_tokens,
-        seed=seed,
-    )
+    controls = {
+        "num_beams": num_beams,
+        "do_sample": do_sample,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "length_penalty": length_penalty,
+        "repetition_penalty": repetition_penalty,
+        "no_repeat_ngram_size": no_repeat_ngram_size,
+        "max_new_tokens": max_new_tokens,
+        "min_new_tokens": min_new_tokens,
+        "seed": seed,
+    }
+    shared = _shared(allow_unknown, source_language, target_language)
+    with terminal.progress("generating") as progress:
+        generations = opened.generate(sources, progress=progress, **shared, **controls)
     if json:
         head = envelope("generation", seed=seed, model_digest=opened.digest)
         say(dump_json({**head, "generations": [g.to_dict() for g in generations]}))
@@ -275,6 +255,8 @@ def capture(
     points: Annotated[str, typer.Option(help="Glob over hook points, such as 'decoder.*.cross.pattern'.")],
     out: Annotated[Path, typer.Option(help="FILE.safetensors")],
     target: Annotated[str | None, typer.Option(help="A given output instead of the model's own.")] = None,
+    source_language: SourceLanguage = None,
+    target_language: TargetLanguage = None,
     allow_unknown: Unknown = False,
     device: Device = "auto",
     dtype: Dtype = "float32",
@@ -283,18 +265,29 @@ def capture(
     if out.suffix != ".safetensors":
         raise InputError(f"{out}: captures are written to .safetensors")
     opened = _open(model, device, dtype)
-    generation = _one(opened, text, target, allow_unknown)
-    captured = opened.capture(generation, points)
+    shared = _shared(allow_unknown, source_language, target_language)
+    captured = opened.capture(_one(opened, text, target, shared), points)
     captured.save(out)
     for name, tensor in captured.items():
         say(f"{name}  {list(tensor.shape)}")
     say(f"wrote {out}")
 
 
-def _one(model: Seq2Seq, text: str, target: str | None, allow_unknown: bool, **controls: Any) -> Generation:
+def _shared(allow_unknown: bool, source_language: str | None, target_language: str | None) -> dict[str, Any]:
+    """What `generate` and `force` both take."""
+    return {
+        "allow_unknown": allow_unknown,
+        "source_language": source_language,
+        "target_language": target_language,
+    }
+
+
+def _one(
+    model: Seq2Seq, text: str, target: str | None, shared: dict[str, Any], **controls: Any
+) -> Generation:
     if target is None:
-        return model.generate(text, allow_unknown=allow_unknown, **controls)
-    return model.force(text, target, allow_unknown=allow_unknown)
+        return model.generate(text, **shared, **controls)
+    return model.force(text, target, **shared)
 
 
 def _options(pairs: list[str]) -> dict[str, Any]:
@@ -336,6 +329,8 @@ def attribute(
     words: Annotated[bool, typer.Option("--words", help="Merge subwords into words.")] = False,
     num_beams: Beams = 1,
     max_new_tokens: MaxNew = 128,
+    source_language: SourceLanguage = None,
+    target_language: TargetLanguage = None,
     allow_unknown: Unknown = False,
     device: Device = "auto",
     dtype: Dtype = "float32",
@@ -346,7 +341,8 @@ def attribute(
     check_ending(out)
     opened = _open(model, device, dtype)
     controls = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
-    generation = _one(opened, text, target, allow_unknown, **controls)
+    shared = _shared(allow_unknown, source_language, target_language)
+    generation = _one(opened, text, target, shared, **controls)
     result = opened.attribute(
         generation,
         method=method,
@@ -383,6 +379,9 @@ def report(
     num_beams: Beams = 1,
     max_new_tokens: MaxNew = 128,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
+    source_language: SourceLanguage = None,
+    target_language: TargetLanguage = None,
+    allow_unknown: Unknown = False,
     source_column: SourceColumn = "source",
     target_column: TargetColumn = "target",
     device: Device = "auto",
@@ -409,7 +408,11 @@ def report(
             methods=chosen,
             objective=objective,
             contrast=contrast,
-            generate={"num_beams": num_beams, "max_new_tokens": max_new_tokens},
+            generate={
+                "num_beams": num_beams,
+                "max_new_tokens": max_new_tokens,
+                **_shared(allow_unknown, source_language, target_language),
+            },
             progress=progress,
             title=title,
             tolerance=tolerance,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,10 @@ def open_model(
         is_encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
         architectures=architectures,
     )
-    tokenizer = _attempt(path, "tokenizer", local, AutoTokenizer.from_pretrained, path, **common)
+    with warnings.catch_warnings():
+        # A package for punctuation that Marian recommends and does not need.
+        warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
+        tokenizer = _attempt(path, "tokenizer", local, AutoTokenizer.from_pretrained, path, **common)
     _require_vocabulary(tokenizer, path)
     progress = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
