@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from pathlib import Path
 
 import pytest
@@ -254,3 +255,24 @@ def test_patterns_are_distributions_and_causal(words):
         torch.testing.assert_close(pattern.sum(-1), torch.ones_like(pattern.sum(-1)), atol=1e-5, rtol=0)
         if name.startswith("decoder") and ".self." in name:
             assert float(pattern.triu(1).abs().max()) == 0
+
+
+def test_threads_do_not_see_each_others_interventions(bart):
+    """A second thread waits for the block to end, and its own output is untouched."""
+    plain = bart.force("the cat", "le chat").log_probs
+    inside, seen = threading.Event(), []
+
+    def other() -> None:
+        inside.wait(10)
+        seen.append(bart.force("the cat", "le chat").log_probs)
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    with bart.intervene({"decoder.*.cross.z": torch.zeros_like}):
+        inside.set()
+        thread.join(0.2)
+        assert not seen, "the other thread must wait"
+        changed = bart.force("the cat", "le chat").log_probs
+    thread.join(10)
+    torch.testing.assert_close(seen[0], plain)
+    assert not torch.allclose(changed, plain)
