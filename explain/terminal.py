@@ -98,7 +98,7 @@ def run(app: Callable[..., Any]) -> int:
     Errors of ours are one line on standard error; so are usage errors. Nothing of ours shows a traceback.
     """
     try:
-        result = app(standalone_mode=False)
+        result = app(standalone_mode=False, prog_name="explain")
     except ExplainError as error:
         note(f"explain: {error}")
         return WRONG_INPUT
