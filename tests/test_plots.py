@@ -167,7 +167,7 @@ def test_a_signed_map_is_symmetric_round_zero_and_keyed_by_position() -> None:
         assert (panel.zmin, panel.zmax) == (-4.0, 4.0)
         assert panel.colorscale == tuple(tuple(x) for x in colours.colorscale("diverging"))
     assert [panel.showscale for panel in figure.data] == [False, False, True]
-    assert prefix.colorbar.title.text == "nats of log-probability · below 0 opposes, above 0 supports"
+    assert prefix.colorbar.title.text == "nats of log-probability<br>below 0 opposes, above 0 supports"
     assert isinstance(source.z, np.ndarray)
     assert source.x.tolist() == [0, 1, 2]
     assert list(figure.layout.xaxis.ticktext) == ["le", "le", "chien"]

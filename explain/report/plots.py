@@ -67,7 +67,7 @@ def attribution_map(attribution: Attribution, *, theme: Theme = "light") -> go.F
         ("start", 2, array(attribution.start)[:, None], np.array([-1]), ["(start)"]),
         ("prefix", 2, _past(attribution), np.arange(len(rows)), rows),
     )
-    bar = {"title": {"text": plot_text(_bar_title(attribution)), "side": "right"}, "tickformat": ".2~g"}
+    bar = {"title": {"text": _bar_title(attribution), "side": "right", "font": {"size": 12}}, "tickformat": ".2~g"}
     for name, column, scores, positions, labels in panels:
         heat = go.Heatmap(
             name=name,
@@ -337,7 +337,9 @@ def _height(rows: int) -> int:
 def _bar_title(attribution: Attribution) -> str:
     limit = score_limit(attribution)
     units = shorten(attribution.units or "score", 60)
-    return f"{units} · {scale_ends(attribution) if limit else 'every score is 0'}"
+    ends = scale_ends(attribution) if limit else "every score is 0"
+    # Two lines: on one, a long unit would be cut off at the height of a short map.
+    return f"{plot_text(units)}<br>{plot_text(ends)}"
 
 
 def _title(attribution: Attribution) -> str:
