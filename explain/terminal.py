@@ -71,10 +71,14 @@ def training_progress() -> Iterator[Callable[[Mapping[str, Any]], None]]:
         def show(record: Mapping[str, Any]) -> None:
             nonlocal last
             step, total = record.get("step", 0), record.get("total_steps") or 0
-            names = ("exact_match", "validation_loss", "chrf")
-            scores = [f"{name} {record[name]:.4g}" for name in names if record.get(name) is not None]
-            if scores:
-                note(f"step {step}: {'  '.join(scores)}")
+            if record.get("kind") == "result":
+                return
+            if record.get("kind") == "evaluation":
+                names = {"loss": "validation loss", "exact_match": "exact match", "chrf": "chrF"}
+                scores = [
+                    f"{label} {record[k]:.4g}" for k, label in names.items() if record.get(k) is not None
+                ]
+                note(f"step {step}: {', '.join(scores)}")
             elif sys.stderr.isatty():
                 draw(int(step), int(total))
             elif time.monotonic() - last >= 10:

@@ -208,7 +208,7 @@ def test_every_figure_names_its_template_and_page(theme: colours.Theme, template
         plots.token_log_probs(gen, theme=theme),
         plots.entropy_strip(gen, theme=theme),
         plots.alternatives_bars(gen, 0, 2, theme=theme),
-        plots.training_curve([{"step": 1, "loss": 2.0}], theme=theme),
+        plots.training_curve([{"kind": "step", "step": 1, "loss": 2.0}], theme=theme),
     ]
     for figure in figures:
         assert figure.layout.template.layout == pio.templates[template].layout
@@ -269,17 +269,19 @@ def test_alternatives_mark_the_token_of_the_output_and_add_it_when_missing() -> 
 
 def test_a_training_curve_takes_what_there_is() -> None:
     records = [
-        {"step": 20, "loss": 2.0, "eval_loss": 2.5},
-        {"step": 10, "loss": 4.0, "learning_rate": 1e-3},
-        {"step": 20, "loss": 1.0},
-        {"step": 30, "loss": NAN},
+        {"kind": "step", "step": 20, "loss": 2.0},
+        {"kind": "evaluation", "step": 20, "loss": 2.5},
+        {"kind": "step", "step": 10, "loss": 4.0, "learning_rate": 1e-3},
+        {"kind": "step", "step": 20, "loss": 1.0},
+        {"kind": "step", "step": 30, "loss": NAN},
+        {"kind": "result", "step": 30, "loss": 9.0},
         {"note": "nothing"},
     ]
     figure = plots.training_curve(records)
     assert [trace.name for trace in figure.data] == ["training loss", "validation loss"]
     assert figure.data[0].x.tolist() == [10, 20]
     assert figure.data[0].y.tolist() == [4.0, 1.0]
-    with_match = plots.training_curve([*records, {"step": 20, "eval_exact_match": 0.5}])
+    with_match = plots.training_curve([*records, {"kind": "evaluation", "step": 20, "exact_match": 0.5}])
     assert with_match.data[-1].yaxis == "y2"
     assert len(plots.training_curve([]).data) == 0
 

@@ -67,7 +67,10 @@ def attribution_map(attribution: Attribution, *, theme: Theme = "light") -> go.F
         ("start", 2, array(attribution.start)[:, None], np.array([-1]), ["(start)"]),
         ("prefix", 2, _past(attribution), np.arange(len(rows)), rows),
     )
-    bar = {"title": {"text": _bar_title(attribution), "side": "right", "font": {"size": 12}}, "tickformat": ".2~g"}
+    bar = {
+        "title": {"text": _bar_title(attribution), "side": "right", "font": {"size": 12}},
+        "tickformat": ".2~g",
+    }
     for name, column, scores, positions, labels in panels:
         heat = go.Heatmap(
             name=name,
@@ -177,12 +180,15 @@ def entropy_strip(generation: Generation, *, theme: Theme = "light") -> go.Figur
 def training_curve(records: Iterable[Mapping[str, Any]], *, theme: Theme = "light") -> go.Figure:
     """Training and validation loss (nats per token) and, where measured, exact match (0 to 1) by step.
 
-    `records` are lines of `progress.jsonl`: `step` and any of `loss`, `eval_loss`, `exact_match` (also as
-    `eval_exact_match`). Others are ignored; of two records of one step (a job that resumed) the later counts.
+    `records` are lines of a run's `progress.jsonl`: of kind `step` with the training `loss`, of kind
+    `evaluation` with the validation `loss` and `exact_match`. Others are ignored; of two records of one step
+    (a job that resumed) the later counts.
     """
     lines = list(records)
-    loss, held_out = _series(lines, "loss"), _series(lines, "eval_loss")
-    match = _series(lines, "exact_match", "eval_exact_match")
+    trained = [record for record in lines if record.get("kind") == "step"]
+    evaluated = [record for record in lines if record.get("kind") == "evaluation"]
+    loss, held_out = _series(trained, "loss"), _series(evaluated, "loss")
+    match = _series(evaluated, "exact_match")
     panels = 2 if match[0].size else 1
     figure = make_subplots(rows=panels, cols=1, shared_xaxes=True, vertical_spacing=0.08)
     blue, orange = (colours.colours("diverging", theme)[index] for index in (-6, 6))
@@ -260,12 +266,12 @@ def _past(attribution: Attribution) -> np.ndarray:
     return past
 
 
-def _series(records: Sequence[Mapping[str, Any]], *names: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of the first of `names` that each record has; steps ascend and are unique."""
+def _series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of what the records call `name`; steps ascend and are unique."""
     found: dict[float, float] = {}
     for record in records:
         step = record.get("step")
-        value = next((record[name] for name in names if record.get(name) is not None), None)
+        value = record.get(name)
         if not isinstance(step, (int, float)) or not isinstance(value, (int, float)):
             continue
         if math.isfinite(value):

@@ -34,6 +34,8 @@ class TrainConfig:
         source_column: name of the source column in the files.
         target_column: name of the target column.
         family: `bart` or `t5`, for a model from scratch.
+        source_language: language of the sources, for a multilingual model, such as `en_XX`.
+        target_language: language of the targets, which is then the language of every output.
     """
 
     task: str | None = None
@@ -50,6 +52,8 @@ class TrainConfig:
     source_column: str = "source"
     target_column: str = "target"
     family: str | None = None
+    source_language: str | None = None
+    target_language: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The options as a JSON object, without `resume`, which says nothing about the result."""
@@ -81,6 +85,8 @@ class TrainConfig:
             raise InputError("a task brings its own validation pairs; --validation goes with --data")
         if self.init is not None and self.family is not None:
             raise InputError("--family is for a model from scratch; with --init the model decides")
+        if self.init is None and (self.source_language or self.target_language):
+            raise InputError("languages are for a multilingual model given with --init")
         if self.seed is not None and self.seed < 0:
             raise InputError(f"--seed must not be negative, got {self.seed}")
 
@@ -111,7 +117,9 @@ def open_run(
     if not config.resume:
         config.check()
         config = config.with_whole_paths()
-        run = Run.create(
+        if any((Path(out) / CHECKPOINTS).glob("checkpoint-*")):
+            raise RunError(f"{out} holds checkpoints of an earlier run; resume it or name another folder")
+        return Run.create(
             out,
             kind=KIND,
             command=command,
@@ -119,11 +127,6 @@ def open_run(
             config=config.to_dict(),
             seed=config.seed or 0,
         )
-        if any((run.path / CHECKPOINTS).glob("checkpoint-*")):
-            raise RunError(
-                f"{run.path} holds checkpoints of an earlier run; resume it or name another folder"
-            )
-        return run
     run = Run.open(out)
     manifest = run.manifest
     if manifest.get("kind") != KIND:
@@ -137,11 +140,17 @@ def open_run(
 def merge(config: TrainConfig, run: Run) -> TrainConfig:
     """The options that a run was begun with; options given again must be the same.
 
+    A job that died before it wrote its options down is begun with those given now.
+
     Raises:
         RunError: an option differs, or the run's own are not readable.
     """
+    begun = run.config
+    if not begun and (config.task or config.data):
+        config.check()
+        return config.with_whole_paths()
     try:
-        stored = TrainConfig.from_dict(run.config)
+        stored = TrainConfig.from_dict(begun)
         stored.check()
     except (InputError, TypeError) as error:
         raise RunError(f"{run.path} does not say how it was begun: {error}") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 from transformers import PreTrainedModel, set_seed
 
-from explain.errors import TextTooLongError
+from explain.errors import InputError, ModelError, TextTooLongError
 from explain.model.loading import open_model
+from explain.model.text import special_ids
 from explain.training import recipes, tasks
 from explain.training.config import TrainConfig
 from explain.training.data import Pair, digest, read_table, shuffle, split
@@ -68,21 +70,30 @@ def prepare(config: TrainConfig, *, checkpoint: Path | None = None, recipe: Reci
         model, tokenizer, encoded = _from_scratch(recipe, *pairs, task=config.task is not None)
     else:
         model, tokenizer, _ = open_model(origin, device="cpu")
+        _set_languages(tokenizer, config)
         encoded = _encode_pairs(tokenizer, *pairs)
-        _check_lengths(encoded, model)
+        _check_tokens(encoded, model)
     train, validation = encoded
-    steps = recipe.steps or max(1, round(recipe.epochs * len(pairs[0]) / recipe.batch_size))
+    forced_bos = _forced_bos(tokenizer, train)
+    if forced_bos is not None:
+        model.generation_config.forced_bos_token_id = forced_bos
     return Prepared(
         recipe=recipe,
         model=model,
         tokenizer=tokenizer,
         train=train,
         validation=validation,
-        steps=steps,
+        steps=recipe.steps or _steps(recipe, len(pairs[0])),
         digest=digest([*pairs[0], *pairs[1]]),
         chrf=config.task is None,
-        forced_bos=_forced_bos(tokenizer, train),
+        forced_bos=forced_bos,
     )
+
+
+def _steps(recipe: Recipe, pairs: int) -> int:
+    """Steps that the recipe's epochs make."""
+    per_epoch = -(-pairs // min(recipe.batch_size, pairs))
+    return max(1, round(recipe.epochs * per_epoch))
 
 
 Split = tuple[list[Pair], list[Pair]]
@@ -147,14 +158,19 @@ def _from_scratch(
     return recipes.build_model(recipe, tokenizer, positions), tokenizer, encoded
 
 
-def _check_lengths(encoded: tuple[Encoded, Encoded], model: PreTrainedModel) -> None:
-    """Refuse pairs that the model has no positions for; nothing is cut."""
-    limit = getattr(model.config, "max_position_embeddings", None)
-    if limit is None:
-        return
+def _check_tokens(encoded: tuple[Encoded, Encoded], model: PreTrainedModel) -> None:
+    """Refuse pairs that the model has no tokens or no positions for; nothing is cut."""
+    limit = getattr(model.config, "max_position_embeddings", None) or math.inf
+    embeddings: Any = model.get_input_embeddings()
+    known = embeddings.weight.shape[0]
     for part in encoded:
         for number, rows in enumerate(zip(part.inputs, part.labels, strict=True), start=1):
             for side, row in zip(("source", "target"), rows, strict=True):
+                if max(row, default=0) >= known:
+                    raise ModelError(
+                        f"the tokenizer gives token {max(row)} and the model has only {known} tokens: "
+                        "they do not belong together"
+                    )
                 if len(row) > limit:
                     raise TextTooLongError(
                         f"pair {number}: its {side} has {len(row)} tokens, the model {limit} positions; "
@@ -162,8 +178,23 @@ def _check_lengths(encoded: tuple[Encoded, Encoded], model: PreTrainedModel) -> 
                     )
 
 
+def _set_languages(tokenizer: Any, config: TrainConfig) -> None:
+    """Set the languages for good: the tokenizer is ours, and is saved with the model."""
+    known = getattr(tokenizer, "lang_code_to_id", None) or tokenizer.get_vocab()
+    for name, value in (("src_lang", config.source_language), ("tgt_lang", config.target_language)):
+        if value is None:
+            continue
+        if not hasattr(tokenizer, name):
+            raise InputError(f"this model's tokenizer has no languages; leave {value!r} out")
+        if value not in known and f"__{value}__" not in known:
+            raise InputError(f"the tokenizer knows no language {value!r}")
+        setattr(tokenizer, name, value)
+    if hasattr(tokenizer, "tgt_lang") and tokenizer.tgt_lang is None:
+        raise InputError("a multilingual model must be told the language of the targets (--target-language)")
+
+
 def _forced_bos(tokenizer: Any, data: Encoded) -> int | None:
     """The special token that every target begins with, such as the language code of mBART-50 or NLLB."""
     first = {row[0] for row in data.labels}
-    special = set(tokenizer.all_special_ids) - {tokenizer.eos_token_id, tokenizer.pad_token_id}
+    special = special_ids(tokenizer) - {tokenizer.eos_token_id, tokenizer.pad_token_id}
     return first.pop() if len(first) == 1 and first <= special else None

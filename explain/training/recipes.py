@@ -137,17 +137,18 @@ def for_file(pairs: int, family: str | None = None) -> Recipe:
     """
     family = _known_family(family or "bart")
     if pairs < 1_000:
-        shape, epochs = Shape(dropout=0.1), 40
+        shape = Shape(dropout=0.1)
     elif pairs < 10_000:
-        shape, epochs = Shape(width=128, layers=2, heads=4, hidden=512, dropout=0.2), 30
+        shape = Shape(width=128, layers=2, heads=4, hidden=512, dropout=0.2)
     else:
-        shape, epochs = Shape(width=192, layers=3, heads=4, hidden=768, dropout=0.1), 12
+        shape = Shape(width=192, layers=3, heads=4, hidden=768, dropout=0.1)
     return Recipe(
         family=family,
         shape=shape,
         learning_rate=2e-3 if family == "bart" else 5e-3,
         warmup=200,
-        epochs=epochs,
+        # About 3,000 steps; with little data a few hundred, with very much one round.
+        epochs=round(min(200.0, max(1.0, 200_000 / pairs)), 1),
         masking=0.05,
         label_smoothing=0.1,
     )
@@ -217,7 +218,7 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, positions: i
             attention_dropout=0.0,
             activation_dropout=0.0,
             max_position_embeddings=positions,
-            init_std=0.1,
+            init_std=0.1 * math.sqrt(64 / shape.width),
             scale_embedding=False,
             forced_eos_token_id=None,
         )

@@ -113,11 +113,15 @@ class LiveRecord(TrainerCallback):
             control.should_evaluate = control.should_save = True
         if now - self._saved >= CHECKPOINT_SECONDS:
             control.should_save = True
-        if not self._go_on() and not last:
-            self.stopped = True
-            control.should_save = control.should_training_stop = True
+        self.obey(step, control)
         if control.should_save:
             self._saved = now
+
+    def obey(self, step: int, control: TrainerControl) -> None:
+        """Pause here, or stop after a checkpoint, where someone asked for it; the last step ends anyway."""
+        if not self._go_on() and step < len(self.batches):
+            self.stopped = True
+            control.should_save = control.should_training_stop = True
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

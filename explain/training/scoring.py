@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from explain.model.text import special_ids
 from explain.training.batches import IGNORED, collate
 from explain.training.data import Pair
 
@@ -147,7 +148,8 @@ def _write(
         max_new_tokens=_limit(model, int(labels.shape[1])),
         **({} if forced_bos is None else {"forced_bos_token_id": forced_bos}),
     )
-    return tokenizer.batch_decode(ids, skip_special_tokens=True)
+    special = special_ids(tokenizer)
+    return tokenizer.batch_decode([[id_ for id_ in row if id_ not in special] for row in ids.tolist()])
 
 
 def _batch_size(model: PreTrainedModel, longest: int) -> int:

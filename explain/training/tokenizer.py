@@ -64,9 +64,9 @@ def build_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenize
 
 
 def choose_vocabulary(texts: Sequence[str]) -> int:
-    """A vocabulary size for a user's texts: larger for more text, between 1,000 and 8,000."""
+    """A vocabulary size for a user's texts: larger for more text, between 2,000 and 8,000."""
     characters = sum(map(len, texts))
-    return int(min(8000, max(1000, characters // 100)))
+    return min(8000, max(2000, characters // 800))
 
 
 def encode(tokenizer: Any, sources: Sequence[str], targets: Sequence[str]) -> tuple[list, list]:

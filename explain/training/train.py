@@ -16,6 +16,7 @@ from transformers.utils import logging
 from explain.errors import RunError
 from explain.model import wrap
 from explain.model.loading import open_model
+from explain.model.text import special_ids
 from explain.runs import JobStopped, Run
 from explain.training.batches import Batches
 from explain.training.config import CHECKPOINTS, TrainConfig, merge
@@ -126,7 +127,7 @@ class _Job:
             pad_id=data.tokenizer.pad_token_id,
             mask_id=data.tokenizer.mask_token_id,
             masking=recipe.masking,
-            keep=data.tokenizer.all_special_ids,
+            keep=special_ids(data.tokenizer),
         )
 
     def learn(self) -> None:
@@ -173,6 +174,7 @@ class _Job:
             samples=scores.samples,
         )
         self.record.leave_out(scores.seconds)
+        self.record.obey(step, self.loop.control)
         self.run.log(f"step {step:,}: loss {scores.loss:.4f}, exact match {scores.exact_match:.3f}")
 
     def _keep(self) -> None:
@@ -246,6 +248,7 @@ def _quietly() -> Iterator[None]:
     logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"(transformers|accelerate|torch)\b")
             yield
     finally:
         logging.set_verbosity(verbosity)

@@ -1,0 +1,145 @@
+"""Token strips: texts as rows of buttons, coloured by numbers.
+
+One strip may be there to pick from; the others light up with the numbers of the token under the pointer,
+or of the one that is locked, without asking the server. Texts reach the page as data and are shown by
+`textContent`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import streamlit as st
+from streamlit.components.v2 import component
+
+from dashboard.components import asset, packed
+from dashboard.labels import strip_tokens
+from explain.report import colours
+from explain.report.colours import Scale, Theme
+from explain.report.labels import decimals_for
+from explain.results import Token
+
+_STRIPS = component(
+    "explain_strips",
+    html='<div class="strips" role="presentation"></div>',
+    css=asset("strips.css"),
+    js=asset("strips.js"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A colour scale and its numbers.
+
+    Attributes:
+        scale: whose colours.
+        limit: the number at the end of the scale; `diverging` runs from -limit to limit, others from 0.
+        title: what is measured, with its unit.
+        ends: what the lowest and the highest colour stand for; left out, nothing but the numbers.
+        numbers: write the numbers at the ends.
+        noun: what a number is called when it is read out.
+    """
+
+    scale: Scale
+    limit: float
+    title: str
+    ends: tuple[str, str] | None = None
+    noun: str = "score"
+    numbers: bool = True
+
+    def to_dict(self, theme: Theme) -> dict[str, Any]:
+        """The scale as the component takes it."""
+        palette = colours.colours(self.scale, theme)
+        signed = self.scale == "diverging"
+        decimals = decimals_for(self.limit)
+        return {
+            "background": list(palette),
+            "text": [colours.text_colour(colour) for colour in palette],
+            "signed": signed,
+            "limit": self.limit,
+            "title": self.title,
+            "ends": list(self.ends or ("", "")),
+            "numbers": self.numbers,
+            "noun": self.noun,
+            "decimals": decimals,
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Strip:
+    """One text.
+
+    Attributes:
+        id: unique among the strips shown together.
+        label: what the strip shows, such as "Output".
+        tokens: its tokens, in order.
+        text: the text that they are the tokens of.
+        role: `pick` is chosen from, `lit` shows the numbers of the chosen token, `plain` has one colour each.
+        values: float [rows, tokens] for `lit` (nan: cannot have a number), float [tokens] for the others.
+        bar: the scale of the values; None leaves the tokens without colour.
+        notes: for each token what is read out beside it.
+        hint: what to do with the strip, in a few words.
+        legend: the colour bar is drawn beside the label; strips that share a scale need it once.
+    """
+
+    id: str
+    label: str
+    tokens: Sequence[Token]
+    text: str
+    role: Literal["pick", "lit", "plain"] = "plain"
+    values: Any = None
+    bar: Bar | None = None
+    notes: Sequence[str] = ()
+    hint: str = ""
+    legend: bool = True
+
+    def to_dict(self, theme: Theme) -> dict[str, Any]:
+        """The strip as the component takes it."""
+        return {
+            "id": self.id,
+            "label": self.label,
+            "hint": self.hint,
+            "role": self.role,
+            "tokens": strip_tokens(self.tokens, self.text),
+            "values": None if self.values is None else packed(np.asarray(self.values), "f4"),
+            "bar": self.bar.to_dict(theme) if self.bar else None,
+            "notes": list(self.notes),
+            "legend": self.legend,
+        }
+
+
+def strips(
+    shown: Sequence[Strip],
+    *,
+    key: str,
+    theme: Theme,
+    picked: int | None = None,
+    on_pick: Callable[[int | None], object] | None = None,
+) -> None:
+    """Show strips that belong together.
+
+    Args:
+        shown: the strips, from the top.
+        key: unique on the page.
+        theme: whose colours.
+        picked: the token of the `pick` strip that is locked.
+        on_pick: called, before the page runs again, with the token that was clicked; None when unlocked.
+    """
+
+    def changed() -> None:
+        event = st.session_state[key].picked
+        if on_pick is not None and isinstance(event, dict):
+            step = event.get("step")
+            on_pick(step if isinstance(step, int) else None)
+
+    _STRIPS(
+        key=key,
+        data={
+            "strips": [strip.to_dict(theme) for strip in shown],
+            "picked": picked,
+        },
+        on_picked_change=changed,
+    )

@@ -1,0 +1,1 @@
+"""The files that the navigation names, one for each page."""

@@ -1,0 +1,5 @@
+"""The page Attribution; see `dashboard.views.attribution`."""
+
+from dashboard.views import attribution
+
+attribution.page()

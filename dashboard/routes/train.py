@@ -1,0 +1,5 @@
+"""The page Train; see `dashboard.views.train`."""
+
+from dashboard.views import train
+
+train.page()

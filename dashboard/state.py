@@ -1,0 +1,127 @@
+"""The view: everything that says what is on the page, as one typed value and as the page's link.
+
+A session reads its view from the link once, when it begins; from then on the session is the truth and the
+link follows. Widgets are tied to a field by `bind`, components change fields by `change`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import streamlit as st
+
+_VIEW = "explain_view"
+MEAN = -1
+"""Stands for "all of them, averaged" where a layer or a head is chosen."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class View:
+    """What is on the page.
+
+    Attributes:
+        model: name in the catalogue.
+        example: id of the text (see `dashboard.examples`).
+        step: output token that is looked at; -1 is none.
+        side: which attention: `cross`, `encoder` or `decoder`.
+        layer: layer of the attention, `MEAN` for the mean over layers.
+        head: head of the attention, `MEAN` for the mean over heads.
+        query: source token that is looked at in the encoder's attention; -1 is none.
+        method: attribution method.
+        objective: what is explained.
+        contrast: foil text, empty for none.
+        words: subwords are merged into words.
+        options: the method's own settings as JSON, empty for the defaults.
+        run: run folder shown on the training page.
+    """
+
+    model: str = ""
+    example: str = ""
+    step: int = -1
+    side: str = "cross"
+    layer: int = MEAN
+    head: int = MEAN
+    query: int = -1
+    method: str = "integrated_gradients"
+    objective: str = "log_prob"
+    contrast: str = ""
+    words: bool = False
+    options: str = ""
+    run: str = ""
+
+
+_DEFAULT = View()
+
+
+def parse(parameters: Mapping[str, str]) -> View:
+    """The view that a link names; what cannot be read is left at its default."""
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(View):
+        text = parameters.get(field.name)
+        if text is None:
+            continue
+        default = getattr(_DEFAULT, field.name)
+        if isinstance(default, bool):
+            found[field.name] = text == "1"
+        elif isinstance(default, int):
+            if text.lstrip("-").isascii() and text.lstrip("-").isdigit() and len(text) < 8:
+                found[field.name] = int(text)
+        else:
+            found[field.name] = text
+    return View(**found)
+
+
+def to_parameters(view: View) -> dict[str, str]:
+    """The link's parameters: the fields that differ from their defaults."""
+    return {
+        name: ("1" if value else "0") if isinstance(value, bool) else str(value)
+        for name, value in dataclasses.asdict(view).items()
+        if value != getattr(_DEFAULT, name)
+    }
+
+
+def current() -> View:
+    """The session's view."""
+    if _VIEW not in st.session_state:
+        st.session_state[_VIEW] = parse(st.query_params.to_dict())
+    return st.session_state[_VIEW]
+
+
+def change(**fields: Any) -> View:
+    """Change fields of the view, and the link with it."""
+    view = dataclasses.replace(current(), **fields)
+    st.session_state[_VIEW] = view
+    publish()
+    return view
+
+
+def publish() -> None:
+    """Write the view into the link."""
+    wanted = to_parameters(current())
+    if st.query_params.to_dict() != wanted:
+        st.query_params.from_dict(wanted)
+
+
+def bind(field: str, *, shown: Any = None, **also: Any) -> dict[str, Any]:
+    """Arguments that tie a widget to a field: `st.toggle("Words", **bind("words"))`.
+
+    Args:
+        field: name of the field.
+        shown: value to show where the field's own is not among the widget's options.
+        **also: other fields to set when this one changes.
+    """
+    key = f"view_{field}"
+    st.session_state[key] = getattr(current(), field) if shown is None else shown
+    return {"key": key, "on_change": _commit(field, key, also)}
+
+
+def _commit(field: str, key: str, also: Mapping[str, Any]) -> Callable[[], None]:
+    def commit() -> None:
+        value = st.session_state[key]
+        if value is None:  # a segmented control can be emptied by clicking what is chosen
+            value = getattr(current(), field)
+        change(**{field: value, **also})
+
+    return commit

@@ -1,0 +1,80 @@
+"""What can be taken away from a page: files, and the Python that makes them again."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from dashboard.catalogue import Choice
+from dashboard.examples import Example
+from dashboard.views.method import Asked
+from explain.results import Attribution
+
+FORMATS = {
+    ".html": ("Page (HTML)", "text/html", "One offline page with the maps and how to read them."),
+    ".json": ("Data (JSON)", "application/json", "Everything, read back by explain.load_attribution."),
+    ".csv": (
+        "Table (CSV)",
+        "text/csv",
+        "One row for each pair of an output token and what may have counted.",
+    ),
+}
+
+
+def downloads(found: Attribution) -> None:
+    """One button for each format; the file is made when it is asked for."""
+    with st.container(horizontal=True):
+        for ending, (label, mime, help) in FORMATS.items():
+            st.download_button(
+                label,
+                data=_file(found, ending),
+                file_name=f"attribution-{found.method}{ending}",
+                mime=mime,
+                help=help,
+                icon=":material/download:",
+                on_click="ignore",
+                key=f"download_{ending}",
+            )
+
+
+def _file(found: Attribution, ending: str) -> Callable[[], bytes]:
+    def make() -> bytes:
+        with tempfile.TemporaryDirectory() as folder:
+            return found.save(Path(folder) / f"attribution{ending}").read_bytes()
+
+    return make
+
+
+def snippet(choice: Choice, example: Example, asked: Asked, *, words: bool) -> None:
+    """Python that computes the same numbers."""
+    path = choice.run or choice.folder
+    options: dict[str, Any] = dict(example.controls)
+    if example.target is None:
+        call = _call("model.generate", [repr(example.source)], options)
+    else:
+        call = _call("model.force", [repr(example.source), repr(example.target)], options)
+    settings: dict[str, Any] = {"method": asked.method.name}
+    if asked.method.objective:
+        settings["target"] = asked.objective
+    if asked.contrast:
+        settings["contrast"] = asked.contrast
+    lines = [
+        "import explain",
+        "",
+        f"model = explain.load({str(path)!r})",
+        f"generation = {call}",
+        f"attribution = {_call('model.attribute', ['generation'], settings | asked.options)}",
+        *(["attribution = attribution.words()"] if words else []),
+        'attribution.save("attribution.html")',
+    ]
+    with st.expander("The same in Python"):
+        st.code("\n".join(lines), language="python", wrap_lines=True)
+
+
+def _call(name: str, positional: list[str], named: dict[str, Any]) -> str:
+    arguments = [*positional, *(f"{key}={value!r}" for key, value in named.items())]
+    return f"{name}({', '.join(arguments)})"

@@ -1,0 +1,27 @@
+"""A run is a folder: manifest, state, progress and results; a job is a process that works in one."""
+
+from explain.runs.folder import (
+    LIVE,
+    REQUESTS,
+    STATES,
+    JobStopped,
+    Run,
+    inside,
+    is_run,
+    list_runs,
+    model_folder,
+)
+from explain.runs.jobs import start_job
+
+__all__ = [
+    "LIVE",
+    "REQUESTS",
+    "STATES",
+    "JobStopped",
+    "Run",
+    "inside",
+    "is_run",
+    "list_runs",
+    "model_folder",
+    "start_job",
+]

@@ -1,0 +1,392 @@
+"""A run is a folder: manifest, state, progress and results; a job is a process that works in one.
+
+```
+runs/translate/
+├── run.json         schema, kind, state, command, versions, seed, digests, times, config, result, error
+├── progress.jsonl   one JSON object per line, written while the job works
+├── log.txt          what the job had to say
+├── control          what someone asked of the job: stop, pause or continue
+├── job.json         the process that `start_job` started, until it reports for itself
+└── model/           results; what else lies here depends on the kind of run
+```
+
+Nothing here imports torch: the dashboard and `explain runs` list folders without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from explain.errors import ExplainError, FileError, RunError
+from explain.files import command_line, dump_json, envelope, read_json, write_json, write_text
+from explain.runs.processes import is_alive, own_process, terminate_as_interrupt
+
+STATES = ("queued", "running", "paused", "stopped", "failed", "done")
+LIVE = frozenset({"queued", "running", "paused"})
+REQUESTS = ("stop", "pause", "continue")
+
+MANIFEST = "run.json"
+PROGRESS = "progress.jsonl"
+LOG = "log.txt"
+CONTROL = "control"
+JOB = "job.json"
+
+ENDED_WITHOUT_A_WORD = "the process ended without a word; resume it"
+
+
+class JobStopped(Exception):
+    """Raised inside `Run.running` by a job that was asked to stop and has put its work away."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run folder. Everything is read from disk when asked for, so a `Run` is never out of date.
+
+    `problem` is set by `list_runs` on a folder whose `run.json` cannot be read; such a run counts as failed.
+    """
+
+    path: Path
+    problem: str = ""
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        kind: str,
+        command: str | None = None,
+        title: str = "",
+        config: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+    ) -> Self:
+        """Make a run in state `queued` in an empty or missing folder, or adopt one queued there.
+
+        `command` is what makes the run again; left out, it is this process's command line. A run that
+        `start_job` queued in this folder is taken over by the job itself, which calls this again.
+
+        Raises:
+            RunError: the folder holds something else, or a run that is not waiting.
+        """
+        run = cls(Path(path))
+        manifest = _new_manifest(kind, command, title, config, seed)
+        if run.path.exists():
+            waiting = run._adoptable(kind)
+            if waiting is not None:
+                manifest["created"] = waiting["created"]
+                manifest["title"] = waiting.get("title") or title  # whoever queued it named it
+        _write_manifest(run.path, manifest)
+        return run
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Self:
+        """Open an existing run folder.
+
+        Raises:
+            RunError: the folder is missing, is not a run, or its `run.json` is broken or foreign.
+        """
+        run = cls(Path(path))
+        _read_manifest(run.path)
+        return run
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.path.resolve().name
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What `run.json` says, except that a run whose process is dead is `failed`.
+
+        Raises:
+            RunError: `run.json` cannot be read.
+        """
+        if self.problem:
+            return {"schema": "explain/run@1", "kind": "", "state": "failed", "error": self.problem}
+        manifest = _read_manifest(self.path)
+        if manifest["state"] not in LIVE:
+            return manifest
+        if manifest["state"] == "queued":
+            if is_alive(_queued_process(self.path, manifest)):
+                return manifest
+            last = self.log_tail(1)
+            error = f"the job ended before it began: {last[0]}" if last else "the job ended before it began"
+        else:
+            if is_alive(manifest):
+                return manifest
+            error = ENDED_WITHOUT_A_WORD
+        return manifest | {"state": "failed", "error": error}
+
+    @property
+    def state(self) -> str:
+        """One of `STATES`."""
+        return self.manifest["state"]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The configuration that the run was made with."""
+        return dict(self.manifest.get("config") or {})
+
+    def update(self, **fields: Any) -> None:
+        """Change fields of `run.json`, atomically."""
+        if "state" in fields and fields["state"] not in STATES:
+            raise ValueError(f"state must be one of {', '.join(STATES)}")
+        _write_manifest(self.path, _read_manifest(self.path) | fields)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add one line to `progress.jsonl`, on disk before this returns to the caller."""
+        path = self.path / PROGRESS
+        line = dump_json(record, indent=None).encode() + b"\n"
+        with path.open("ab+") as stream:
+            if stream.tell():
+                # A line that a killed process left torn must not swallow this one.
+                stream.seek(-1, os.SEEK_END)
+                if stream.read(1) != b"\n":
+                    line = b"\n" + line
+            stream.write(line)
+
+    def progress(self) -> list[dict[str, Any]]:
+        """The records of `progress.jsonl` in order; torn lines are left out."""
+        try:
+            lines = (self.path / PROGRESS).read_bytes().splitlines()
+        except OSError:
+            return []
+        records = []
+        for line in lines:
+            with contextlib.suppress(ValueError):
+                record = json.loads(line)
+                if isinstance(record, dict):
+                    records.append(record)
+        return records
+
+    def keep_progress(self, up_to_step: int) -> None:
+        """Drop the records after a step, which a job that resumes there will write again."""
+        kept = [record for record in self.progress() if record.get("step", 0) <= up_to_step]
+        write_text(self.path / PROGRESS, "".join(dump_json(record, indent=None) + "\n" for record in kept))
+
+    def log(self, text: str) -> None:
+        """Add a line, with the time, to `log.txt`."""
+        with (self.path / LOG).open("a", encoding="utf-8") as stream:
+            stream.write(f"{datetime.now().strftime('%H:%M:%S')} {text.rstrip()}\n")
+
+    def log_tail(self, count: int = 50) -> list[str]:
+        """The last `count` lines of `log.txt`."""
+        try:
+            with (self.path / LOG).open("rb") as stream:
+                size = stream.seek(0, os.SEEK_END)
+                stream.seek(max(0, size - 400 * count - 4096))
+                text = stream.read().decode("utf-8", errors="replace")
+        except OSError:
+            return []
+        return text.splitlines()[-count:] if count > 0 else []
+
+    def request(self, what: str) -> None:
+        """Ask the job to `stop`, `pause` or `continue`; it answers at its next step.
+
+        Raises:
+            RunError: no job is at work in this run.
+        """
+        if what not in REQUESTS:
+            raise ValueError(f"a request must be one of {', '.join(REQUESTS)}")
+        state = self.state
+        if state not in LIVE:
+            raise RunError(f"{self.path} cannot {what}: its state is {state}")
+        write_text(self.path / CONTROL, what)
+
+    def requested(self) -> str | None:
+        """What was asked of the job last, if anything."""
+        try:
+            word = (self.path / CONTROL).read_text(encoding="utf-8").strip()
+        except (OSError, ValueError):
+            return None
+        return word if word in REQUESTS else None
+
+    def wait_while_paused(self, interval: float = 0.2) -> bool:
+        """For the job: when asked to pause, say so and wait to be told to go on.
+
+        Returns:
+            False when the job has been asked to stop, True when it should work on.
+        """
+        word = self.requested()
+        if word == "pause":
+            self.update(state="paused")
+            while (word := self.requested()) == "pause":
+                time.sleep(interval)
+            self.update(state="running")
+        return word != "stop"
+
+    def check(self) -> None:
+        """For jobs that lose nothing by stopping here: wait while paused, raise `JobStopped` on stop."""
+        if not self.wait_while_paused():
+            raise JobStopped
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Self]:
+        """For the job itself: `running` inside, then `done`, `stopped` or `failed` with the reason.
+
+        `JobStopped` ends the block as `stopped` and goes no further. Ctrl-C and a termination signal end it
+        as `stopped`, any other exception as `failed`; these go on to the caller.
+
+        Raises:
+            RunError: another process is at work in this run.
+        """
+        before = self.manifest
+        if before["state"] in {"running", "paused"} and before.get("pid") != os.getpid():
+            raise RunError(f"{self.path} is at work already, in process {before.get('pid')}")
+        if before["state"] != "queued":
+            (self.path / CONTROL).unlink(missing_ok=True)
+        self.update(state="running", started=_now(), ended=None, error=None, **own_process())
+        (self.path / JOB).unlink(missing_ok=True)
+        try:
+            with terminate_as_interrupt():
+                yield self
+        except JobStopped:
+            self._end("stopped")
+        except KeyboardInterrupt:
+            self._end("stopped")
+            raise
+        except BaseException as error:
+            if not isinstance(error, ExplainError):
+                self.log(traceback.format_exc())
+            text = str(error) if isinstance(error, ExplainError) else f"{type(error).__name__}: {error}"
+            self.log(f"failed: {text}")
+            self._end("failed", text)
+            raise
+        else:
+            self._end("done")
+
+    def _end(self, state: str, error: str | None = None) -> None:
+        self.update(state=state, error=error, ended=_now())
+        (self.path / CONTROL).unlink(missing_ok=True)
+
+    def _adoptable(self, kind: str) -> dict[str, Any] | None:
+        """The manifest of a queued run that this process may take over; None for an empty folder."""
+        if not self.path.is_dir():
+            raise RunError(f"{self.path} is a file; name a folder that is empty or does not exist yet")
+        if not any(self.path.iterdir()):
+            return None
+        if not (self.path / MANIFEST).exists():
+            raise RunError(
+                f"{self.path} is not empty and not a run; name a folder that is empty or does not exist yet"
+            )
+        manifest = _read_manifest(self.path)
+        if manifest["state"] == "queued" and manifest.get("kind") == kind:
+            job = _queued_process(self.path, {})
+            if is_alive(job) and job["pid"] != os.getpid():
+                raise RunError(f"{self.path} is at work already, in process {job['pid']}")
+            return manifest
+        raise RunError(
+            f"{self.path} holds a {manifest.get('kind')} run already ({self.state}); "
+            "resume it or name another folder"
+        )
+
+
+def is_run(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder has a `run.json`."""
+    return (Path(path) / MANIFEST).is_file()
+
+
+def list_runs(root: str | os.PathLike[str]) -> list[Run]:
+    """The runs directly under `root`, newest first; folders that are not runs are left out.
+
+    A run whose `run.json` cannot be read comes last, with `problem` set: one bad folder hides no other.
+    """
+    found: list[tuple[str, Run]] = []
+    try:
+        folders = [path for path in Path(root).iterdir() if not path.name.startswith(".") and is_run(path)]
+    except OSError:
+        return []
+    for path in sorted(folders):
+        try:
+            found.append((str(_read_manifest(path).get("created") or ""), Run(path)))
+        except ExplainError as error:
+            found.append(("", Run(path, problem=str(error))))
+    return [run for _, run in sorted(found, key=lambda item: item[0], reverse=True)]
+
+
+def model_folder(path: str | os.PathLike[str]) -> Path:
+    """The best checkpoint of a run folder.
+
+    Raises:
+        RunError: this is not a run, or it has no model (yet).
+    """
+    run = Run.open(path)
+    name = run.manifest.get("model")
+    folder = inside(run.path, name) if isinstance(name, str) and name else None
+    if folder is None or not (folder / "config.json").is_file():
+        raise RunError(f"{run.path} has no model yet (its state is {run.state})")
+    return folder
+
+
+def inside(root: str | os.PathLike[str], name: str) -> Path:
+    """The path `name` under `root`, where `name` comes from outside: it must not lead elsewhere.
+
+    Raises:
+        RunError: the name is empty, absolute, or leads out of `root` by `..` or a link.
+    """
+    base = Path(root).resolve()
+    try:
+        path = (base / name).resolve()
+    except (OSError, ValueError):
+        raise RunError(f"{name!r} is not a path") from None
+    if path == base or base not in path.parents:
+        raise RunError(f"{name!r} is not inside {root}")
+    return Path(root) / path.relative_to(base)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def _new_manifest(
+    kind: str, command: str | None, title: str, config: Mapping[str, Any] | None, seed: int | None
+) -> dict[str, Any]:
+    head = envelope("run", seed=seed, command=command if command is not None else command_line())
+    body = {
+        "kind": kind,
+        "state": "queued",
+        "title": title,
+        "created": _now(),
+        "started": None,
+        "ended": None,
+        **own_process(),
+        "model": None,
+        "config": dict(config or {}),
+        "result": None,
+        "error": None,
+    }
+    return head | body
+
+
+def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
+    write_json(path / MANIFEST, manifest)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise RunError(f"there is no run folder {path}")
+    if not (path / MANIFEST).is_file():
+        raise RunError(f"{path} is not a run folder: it has no {MANIFEST}")
+    try:
+        manifest = read_json(path / MANIFEST, "run")
+    except FileError as error:
+        raise RunError(str(error)) from None
+    if manifest.get("state") not in STATES:
+        raise RunError(f"{path / MANIFEST} names no known state ({manifest.get('state')!r})")
+    return manifest
+
+
+def _queued_process(path: Path, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The process that a queued run waits for: the job, or who is about to start it."""
+    try:
+        return read_json(path / JOB)
+    except FileError:
+        return manifest

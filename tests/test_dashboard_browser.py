@@ -1,0 +1,241 @@
+"""The dashboard in a real browser: what AppTest cannot see."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tokenizers import pre_tokenizers
+
+from dashboard import examples
+from dashboard.catalogue import Place
+from dashboard.examples import Example
+from tests.models import network, tokenizer
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+]
+
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
+).split()
+TEXT = "the old cat sleeps under the tree"
+HOSTILE = "<img/src=http://evil/x.png/onerror=alert(1)> ![x](http://evil/x.png) <script>alert(1)</script> cat"
+SERVE = "import sys; from pathlib import Path; from dashboard.serve import serve; "
+WAIT = 20_000
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """The dashboard on a free port, over a folder with one tiny random model."""
+    runs = tmp_path_factory.mktemp("runs")
+    network("bart").save_pretrained(runs / "tiny")
+    words = tokenizer()
+    # Splitting at spaces only, so that a whole tag is one token.
+    words.backend_tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.save_pretrained(runs / "tiny")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = f"{SERVE}serve(Path({str(runs)!r}), port={port}, headless=True)"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", command], env=environment, cwd=runs)
+    try:
+        _await(f"http://127.0.0.1:{port}/_stcore/health", process)
+        yield SimpleNamespace(url=f"http://127.0.0.1:{port}", runs=runs, place=Place(runs))
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _await(url: str, process: subprocess.Popen) -> None:
+    for _ in range(200):
+        assert process.poll() is None, "the server ended"
+        try:
+            with urllib.request.urlopen(url, timeout=1) as answer:
+                assert answer.read() == b"ok"
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("the server does not answer")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[object]:
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def page(browser, server) -> Iterator[object]:
+    """A page that must ask nobody but the server, and have nothing to complain of."""
+    context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    opened = context.new_page()
+    opened.set_default_timeout(WAIT)
+    asked, complaints = [], []
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.on("console", lambda m: complaints.append((m.text, m.location)) if m.type == "error" else None)
+    opened.on("pageerror", lambda error: complaints.append((str(error), {})))
+    opened.on("dialog", lambda dialog: complaints.append((dialog.message, {})))
+    yield opened
+    context.close()
+    schemes = (server.url, "data:", "blob:")
+    assert [url for url in asked if not url.startswith(schemes)] == []
+    # A link to a page other than the first makes Streamlit look for its server below that page, too.
+    assert [c for c in complaints if "/_stcore/" not in str(c[1].get("url", ""))] == []
+
+
+def strip(page, label: str):
+    return page.locator(f'.strip[aria-label="{label}"]')
+
+
+def tokens(page, label: str):
+    return strip(page, label).locator(".tokens .token")
+
+
+def colours(page, label: str) -> list[str]:
+    return tokens(page, label).evaluate_all("all => all.map(one => one.style.backgroundColor)")
+
+
+def until(page, wanted) -> None:
+    """Wait until `wanted()` holds."""
+    for _ in range(WAIT // 100):
+        if wanted():
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError("it did not come about")
+
+
+def link(server, page: str = "", source: str = TEXT, **fields: object) -> str:
+    allow = {"allow_unknown": True, "max_new_tokens": 8}
+    id_ = examples.save(server.place, Example(source, None, allow))
+    parameters = "&".join(f"{name}={value}" for name, value in {"example": id_, **fields}.items())
+    return f"{server.url}/{page}?{parameters}"
+
+
+def test_text_goes_in_and_a_token_shows_its_alternatives(page, server):
+    page.goto(server.url)
+    page.get_by_placeholder("Type or paste the text").fill(TEXT)
+    page.get_by_role("button", name="Write", exact=True).click()
+    tokens(page, "Output").first.wait_for()
+    assert tokens(page, "Source").all_text_contents() == [*TEXT.split(), "</s>"]
+    tokens(page, "Output").nth(1).click()
+    page.wait_for_url("**step=1**")
+    page.get_by_text("Step 1", exact=True).wait_for()
+    assert tokens(page, "Output").nth(1).get_attribute("aria-pressed") == "true"
+
+
+def test_a_reload_keeps_the_view(page, server):
+    page.goto(link(server, step=0))
+    tokens(page, "Output").nth(2).click()
+    page.wait_for_url("**step=2**")
+    page.reload()
+    until(page, lambda: tokens(page, "Output").nth(2).get_attribute("aria-pressed") == "true")
+    assert page.get_by_placeholder("Type or paste the text").input_value() == TEXT
+
+
+def test_the_keyboard_moves_and_locks(page, server):
+    page.goto(link(server, step=0))
+    tokens(page, "Output").first.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**step=2**")
+    page.keyboard.press("Home")
+    assert (
+        page.evaluate(
+            "() => { let a = document.activeElement; while (a.shadowRoot) a = a.shadowRoot.activeElement;"
+            " return a.dataset.index }"
+        )
+        == "0"
+    )
+    assert tokens(page, "Output").evaluate_all("all => all.filter(one => one.tabIndex === 0).length") == 1
+
+
+def test_an_output_token_lights_up_the_source(page, server):
+    page.goto(link(server, "attribution", step=1, method="input_x_gradient"))
+    tokens(page, "Output").nth(3).wait_for()
+    before = colours(page, "Source")
+    assert len(set(before)) > 2
+    tokens(page, "Output").nth(3).hover()
+    hovered = colours(page, "Source")
+    assert hovered != before
+    tokens(page, "Output").nth(3).click()
+    page.wait_for_url("**step=3**")
+    page.mouse.move(5, 5)
+    until(page, lambda: colours(page, "Source") == hovered)
+    tokens(page, "Source").first.hover()
+    assert "score" in strip(page, "Source").locator(".readout").text_content()
+
+
+def test_a_head_is_chosen_on_the_canvas_and_by_keys(page, server):
+    page.goto(link(server, "attention"))
+    canvas = page.locator(".heads canvas")
+    canvas.wait_for()
+    box = canvas.bounding_box()
+    canvas.click(position={"x": box["width"] - 20, "y": box["height"] - 20})
+    page.wait_for_url("**layer=1&head=1**")
+    page.get_by_text("layer 1 · head 1", exact=True).wait_for()
+    canvas.focus()
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**layer=1&head=0**")
+
+
+def test_hostile_text_is_shown_as_text(page, server):
+    page.goto(link(server, source=HOSTILE))
+    for name in ("Generate", "Attention", "Attribution"):
+        page.get_by_role("link", name=name, exact=True).click()
+        until(page, lambda name=name: name == "Generate" or name.lower() in page.url)
+        tokens(page, "Source").first.wait_for()
+        page.get_by_test_id("stPlotlyChart").first.wait_for()
+        assert tokens(page, "Source").all_text_contents() == [*HOSTILE.split(), "</s>"]
+        assert page.locator("img[src*=evil]").count() == 0
+
+
+def test_a_hostile_error_is_shown_as_text(page, server):
+    id_ = examples.save(server.place, Example(HOSTILE, None, {}))
+    page.goto(f"{server.url}/?example={id_}")
+    alert = page.get_by_test_id("stAlert")
+    alert.wait_for()
+    assert "![x](http://evil/x.png)" in alert.text_content()
+    assert "<script>alert(1)</script>" in alert.text_content()
+    assert alert.locator("img, a").count() == 0
+
+
+def test_pages_keep_their_view_between_them(page, server):
+    page.goto(link(server, step=2))
+    tokens(page, "Output").nth(2).wait_for()
+    page.get_by_role("link", name="Attribution").click()
+    page.get_by_text("Why did it write that word?").wait_for()
+    until(page, lambda: "step=2" in page.url)
+    tokens(page, "Output").nth(2).wait_for()
+    assert tokens(page, "Output").nth(2).get_attribute("aria-pressed") == "true"
+
+
+def test_a_narrow_page_does_not_scroll_sideways(page, server):
+    page.set_viewport_size({"width": 390, "height": 800})
+    for where in ("", "attention", "attribution", "train"):
+        page.goto(link(server, where))
+        page.locator("h1").wait_for()
+        if where != "train":
+            page.get_by_test_id("stPlotlyChart").first.wait_for()
+        page.wait_for_timeout(300)
+        main = page.get_by_test_id("stMain")
+        assert main.evaluate("element => element.scrollWidth - element.clientWidth") <= 1, where
