@@ -62,14 +62,12 @@ def current_place() -> Place:
 
 
 def choices(place: Place) -> dict[str, Choice]:
-    """Every model that may be opened, by name; newest runs first."""
+    """Every model that may be opened, by name, those first that one would want first.
+
+    These are the models named on the command line, then finished runs, newest first, then runs that are still
+    learning or broke off, then plain model folders.
+    """
     found: dict[str, Choice] = {}
-    for run in list_runs(place.runs):
-        choice = _of_run(run)
-        if choice is not None:
-            found[choice.name] = choice
-    for folder in _plain_folders(place.runs):
-        found.setdefault(folder.name, Choice(folder.name, folder, folder.name))
     for path in place.models:
         name = path.resolve().name
         number = 2
@@ -77,6 +75,12 @@ def choices(place: Place) -> dict[str, Choice]:
             name = f"{path.resolve().name}-{number}"
             number += 1
         found[name] = _given(name, path)
+    for run in sorted(list_runs(place.runs), key=lambda run: run.state != "done"):
+        choice = _of_run(run)
+        if choice is not None:
+            found.setdefault(choice.name, choice)
+    for folder in _plain_folders(place.runs):
+        found.setdefault(folder.name, Choice(folder.name, folder, folder.name))
     return found
 
 

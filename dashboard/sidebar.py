@@ -14,7 +14,7 @@ from explain.errors import ExplainError
 
 
 def show() -> None:
-    """Draw the sidebar; on the first visit the newest model is chosen."""
+    """Draw the sidebar; on the first visit the first model is chosen."""
     place = current_place()
     known = choices(place)
     view = state.current()
