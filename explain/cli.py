@@ -10,7 +10,7 @@ import typer
 
 from explain import terminal
 from explain.errors import FileError, InputError
-from explain.files import dump_json, envelope
+from explain.files import digest_json, dump_json, envelope
 from explain.terminal import say
 
 if TYPE_CHECKING:
@@ -239,7 +239,8 @@ def generate(
     with terminal.progress("generating") as progress:
         generations = opened.generate(sources, progress=progress, **shared, **controls)
     if json:
-        head = envelope("generation", seed=seed, model_digest=opened.digest)
+        digest = digest_json(sources)
+        head = envelope("generation", seed=seed, model_digest=opened.digest, data_digest=digest)
         say(dump_json({**head, "generations": [g.to_dict() for g in generations]}))
         return
     for generation in generations:

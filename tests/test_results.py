@@ -267,3 +267,23 @@ def test_public_names_are_these():
     assert all(callable(getattr(explain, name)) for name in explain.__all__)
     with pytest.raises(AttributeError, match="explian"):
         explain.explian  # noqa: B018
+
+
+def test_a_result_draws_itself(attribution):
+    figure = attribution.plot()
+    assert type(figure).__name__ == "Figure"
+    assert figure.layout.xaxis.title.text == "source token"
+    html = attribution.to_html()
+    assert "Content-Security-Policy" in html
+    assert "<script" not in html
+
+
+def test_a_report_reads_tables_and_files(bart, tmp_path):
+    table = pd.DataFrame({"source": ["the cat", "a bird"], "target": ["le chat", None]})
+    rows = explain.report(bart, table, methods=["attention"]).to_dict()["examples"]
+    assert rows[0]["target_text"] == "le chat"
+    assert rows[1]["generation"]["settings"]["decoding"] == "greedy"
+    (tmp_path / "x.tsv").write_text("source\ttarget\nthe cat\tle chat\n", "utf-8")
+    again = explain.report(bart, tmp_path / "x.tsv", methods=["attention"]).to_dict()["examples"]
+    assert again[0]["generation"] == rows[0]["generation"]
+    assert again[0]["attributions"][0]["config"] == rows[0]["attributions"][0]["config"]

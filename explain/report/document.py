@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from explain.report.labels import array, mean, number, objective_name, plural, s
 from explain.report.render import page
 from explain.report.summary import anchor, is_given, summarise
 from explain.results import Attribution, Generation
+from explain.training.data import read_table
 
 Progress = Callable[[int, int], None]
 # Outputs handed to the model at a time, so that progress is seen; the model makes its own batches.
@@ -146,7 +148,7 @@ class Report:
 
 def report(
     model: Explainable,
-    data: Iterable[Any],
+    data: Iterable[Any] | os.PathLike[str],
     methods: str | Sequence[str] = ("integrated_gradients", "attention"),
     objective: str = "log_prob",
     contrast: str | None = None,
@@ -160,8 +162,9 @@ def report(
 
     Args:
         model: what `explain.load` gives.
-        data: sources, pairs of source and target, or objects with `.source` and `.target`. An output is
-            written by the model where there is no target, and is otherwise taken as given.
+        data: sources, pairs of source and target, objects with `.source` and `.target`, a table with these
+            columns, or the path of a data file. An output is written by the model where there is no target,
+            and is otherwise taken as given.
         methods: names in `explain.methods()`, in the order to show them.
         objective: what to explain, for the methods that explain an objective.
         contrast: a foil text or token, for the methods that take one.
@@ -238,7 +241,11 @@ class _Steps:
             self.progress(self.done, self.total)
 
 
-def _pairs(data: Iterable[Any]) -> list[tuple[str, str | None]]:
+def _pairs(data: Any) -> list[tuple[str, str | None]]:
+    if isinstance(data, os.PathLike):
+        return [(pair.source, pair.target or None) for pair in read_table(data, need_target=False)]
+    if hasattr(data, "to_dict") and hasattr(data, "columns"):  # a table: iterating would give its columns
+        data = data.astype(object).where(data.notna(), None).to_dict("records")
     found = [_pair(item, i) for i, item in enumerate([data] if isinstance(data, str) else data)]
     if not found:
         raise InputError("the data is empty; give at least one source text")

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from explain.errors import FileError, UnknownNameError
-from explain.files import envelope, replacing
+from explain.files import digest_json, envelope, replacing
 from explain.results.generation import Generation
 
 _KIND = "explain/capture@1"
@@ -56,8 +56,9 @@ class Capture(Mapping[str, Tensor]):
             FileError: the file cannot be written.
         """
         tensors = {name: self[name].contiguous() for name in self}
-        record = {**envelope("capture", model_digest=self.generation.model_digest)}
-        record["generation"] = self.generation.to_dict()
+        texts = [self.generation.source_text, self.generation.target_text]
+        head = envelope("capture", model_digest=self.generation.model_digest, data_digest=digest_json(texts))
+        record = {**head, "generation": self.generation.to_dict()}
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata={"explain": json.dumps(record)})
         return Path(path)

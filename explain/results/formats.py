@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from explain.errors import EncodingError, FileError, InputError
-from explain.files import dump_json, envelope, read_json, replacing, write_json, write_text
+from explain.files import digest_json, dump_json, envelope, read_json, replacing, write_json, write_text
 from explain.results.attribution import Attribution
 
 SCHEMA = "attribution"
@@ -61,12 +61,20 @@ def _record(attribution: Attribution) -> dict[str, Any]:
     """What a table cannot say in its columns."""
     whole = attribution.to_dict()
     kept = {key: whole[key] for key in whole if key not in _TENSORS}
-    return {**envelope(SCHEMA, model_digest=attribution.model_digest), **kept}
+    return {**_head(attribution), **kept}
+
+
+def _head(attribution: Attribution) -> dict[str, Any]:
+    return envelope(
+        SCHEMA,
+        seed=attribution.config.get("seed"),
+        model_digest=attribution.model_digest,
+        data_digest=digest_json([attribution.source_text, attribution.target_text]),
+    )
 
 
 def _save_json(attribution: Attribution, path: Path) -> None:
-    head = envelope(SCHEMA, seed=attribution.config.get("seed"), model_digest=attribution.model_digest)
-    write_json(path, {**head, **attribution.to_dict()})
+    write_json(path, {**_head(attribution), **attribution.to_dict()})
 
 
 def _load_json(path: Path) -> Attribution:
