@@ -15,8 +15,9 @@ import explain
 from explain.attribution import OBJECTIVES, REGISTRY, Cancelled, Method, Registry
 from explain.attribution.inputs import inputs_of
 from explain.errors import InputError, UnknownNameError
+from explain.training.tokenizer import build_tokenizer
 from tests.conftest import OUTPUTS, SENTENCES
-from tests.models import tiny
+from tests.models import network, tiny
 from tests.state import assert_same_state, state_of
 
 METHODS = list(REGISTRY.rows)
@@ -355,3 +356,24 @@ def test_an_output_of_another_vocabulary_is_refused(bart):
     small = tiny("bart", vocab_size=20)
     with pytest.raises(InputError, match="another vocabulary"):
         small.attribute(generation_of(bart), method="attention")
+
+
+def test_a_one_word_contrast_is_the_token_of_that_place():
+    """Byte-level tokenizers know a word inside a sentence by another token than at its start."""
+    texts = ["le chat voit la maison", "un chat la voit"] * 3
+    tokenizer = build_tokenizer(texts, 300)
+    model = explain.wrap(
+        network(
+            "bart",
+            vocab_size=len(tokenizer),
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            decoder_start_token_id=tokenizer.eos_token_id,
+        ),
+        tokenizer,
+    )
+    generation = model.force("le chat", "un chat voit la maison")
+    att = model.attribute(generation, method="input_x_gradient", contrast="la")
+    words = [token.text for token in generation.target_tokens]
+    assert model.foil_ids(" la") != model.foil_ids("la")
+    assert att.config["contrasted"] == [word != "la" for word in words]

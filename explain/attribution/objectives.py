@@ -114,14 +114,13 @@ def question(model: Seq2Seq, generation: Generation, objective: str, contrast: s
 def _aligned_foils(model: Seq2Seq, generation: Generation, contrast: str) -> Tensor:
     """Foil ids [target]; -1 where there is none."""
     length = len(generation.target_tokens)
-    first = model.foil_ids(contrast)
-    if len(first) == 1:
-        # A token inside a sentence often differs from the same word at its start ("le" and " le").
-        inner = model.foil_ids(f" {contrast.strip()}")
-        inner = inner if len(inner) == 1 else first
-        starts = [token.start for token in generation.target_tokens]
+    # A word inside a sentence is often another token than the same word at its start (" le" and "le").
+    opening, inner = model.foil_ids(contrast.strip()), model.foil_ids(f" {contrast.strip()}")
+    if len(opening) == 1 or len(inner) == 1:
+        inner_id = inner[0] if len(inner) == 1 else opening[0]
+        opening_id = opening[0] if len(opening) == 1 else inner_id
         text = generation.target_text
-        ids = [inner[0] if s > 0 and text[s - 1].isspace() else first[0] for s in starts]
-        return torch.tensor(ids)
-    ids = [*first, model.eos_id][:length]
+        starts = [token.start for token in generation.target_tokens]
+        return torch.tensor([inner_id if s > 0 and text[s - 1].isspace() else opening_id for s in starts])
+    ids = [*opening, model.eos_id][:length]
     return torch.tensor([*ids, *[-1] * (length - len(ids))])

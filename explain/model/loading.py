@@ -6,6 +6,9 @@ import json
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging import ERROR, getLogger
 from pathlib import Path
 from typing import Any
 
@@ -95,38 +98,17 @@ def open_model(
     where = resolve_device(device)
     path, local = resolve_path(name)
     common: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local}
-    config = _attempt(path, "configuration", local, AutoConfig.from_pretrained, path, **common)
-    architectures = tuple(getattr(config, "architectures", None) or ())
-    family = family_of(
-        config.model_type,
-        is_encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
-        architectures=architectures,
-    )
-    with warnings.catch_warnings():
-        # A package for punctuation that Marian recommends and does not need.
-        warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
-        tokenizer = _attempt(path, "tokenizer", local, AutoTokenizer.from_pretrained, path, **common)
-    _require_vocabulary(tokenizer, path)
-    progress = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        hf, report = _attempt(
-            path,
-            "weights",
-            local,
-            AutoModelForSeq2SeqLM.from_pretrained,
-            path,
-            dtype=DTYPES[dtype],
-            use_safetensors=True,
-            output_loading_info=True,
-            **common,
+    with _quiet():
+        config = _attempt(path, "configuration", local, AutoConfig.from_pretrained, path, **common)
+        family = family_of(
+            config.model_type,
+            is_encoder_decoder=bool(getattr(config, "is_encoder_decoder", False)),
+            architectures=tuple(getattr(config, "architectures", None) or ()),
         )
-    finally:
-        logging.set_verbosity(verbosity)
-        if progress:
-            logging.enable_progress_bar()
+        tokenizer = _attempt(path, "tokenizer", local, AutoTokenizer.from_pretrained, path, **common)
+        _require_vocabulary(tokenizer, path)
+        common |= {"dtype": DTYPES[dtype], "use_safetensors": True, "output_loading_info": True}
+        hf, report = _attempt(path, "weights", local, AutoModelForSeq2SeqLM.from_pretrained, path, **common)
     missing = sorted(report.get("missing_keys", ()))
     if missing:
         raise ModelError(
@@ -134,6 +116,26 @@ def open_model(
         )
     check_weights(hf, path)
     return hf.to(where).eval(), tokenizer, family
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep libraries' notes off the terminal while a model loads: what matters comes back as one error."""
+    hub = getLogger("huggingface_hub")
+    level, verbosity, bars = hub.level, logging.get_verbosity(), logging.is_progress_bar_enabled()
+    hub.setLevel(ERROR)  # five retries without a network are five warnings
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            # A package for punctuation that Marian recommends and does not need.
+            warnings.filterwarnings("ignore", message="Recommended: pip install sacremoses")
+            yield
+    finally:
+        hub.setLevel(level)
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _require_vocabulary(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
