@@ -57,8 +57,8 @@ class Scores:
 
     @property
     def rank(self) -> tuple[float, float]:
-        """A better model ranks higher: by exact match, then by loss."""
-        return self.exact_match, -self.loss
+        """A better model ranks higher: by exact match, or chrF where outputs are free, then by loss."""
+        return (self.exact_match if self.chrf is None else self.chrf), -self.loss
 
     def to_dict(self) -> dict[str, Any]:
         """The numbers as a JSON object, without the samples."""

@@ -160,10 +160,10 @@ class _Job:
             chrf=data.chrf,
             forced_bos=data.forced_bos,
         )
-        best = self.best is None or scores.rank > (self.best["exact_match"], -self.best["loss"])
+        best = self.best is None or scores.rank > tuple(self.best["rank"])
         if best:
             self._keep()
-            self.best = {"step": step, "exact_match": scores.exact_match, "loss": scores.loss}
+            self.best = {"step": step, "rank": scores.rank}
             self.run.update(best=self.best)
         self.record.write(
             "evaluation",
