@@ -219,7 +219,7 @@ def test_offsets_are_of_words_without_their_spaces(small):
     assert [text[start:end] for start, end in spans] == ["The", "cat'", "s", "1", "2", "houses", ""]
 
 
-def test_a_saved_tokenizer_is_the_same_without_a_warning(small, tmp_path, caplog):
+def test_a_saved_tokenizer_is_the_same_without_a_warning(small, tmp_path, capfd):
     small.save_pretrained(tmp_path)
     again = AutoTokenizer.from_pretrained(tmp_path)
     assert set(again("The cat")) == {"input_ids", "attention_mask"}
@@ -229,7 +229,7 @@ def test_a_saved_tokenizer_is_the_same_without_a_warning(small, tmp_path, caplog
         assert again.decode(again(text)["input_ids"], skip_special_tokens=True) == text
     assert again.mask_token == "<mask>"
     assert again.padding_side == "right"
-    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
 
 
 # ---- batches and recipes --------------------------------------------------------------------------------
@@ -443,8 +443,19 @@ def test_a_finished_run_holds_no_pickles_and_no_litter(finished):
         "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     assert {path.name for path in run.path.iterdir()} == {"run.json", "progress.jsonl", "log.txt", "model"}
+    assert len({path.stat().st_mode for path in model_folder(run.path).iterdir()}) == 1
     config = json.loads((run.path / "model" / "config.json").read_text())
     assert config.get("use_cache", True) is True
+
+
+def test_a_trained_model_writes_without_a_warning(finished, capfd):
+    model = explain.load(finished[0].path)
+    assert model.hf.generation_config.max_new_tokens == 62
+    inputs = model.tokenizer("a cat sees the dog.", return_tensors="pt")
+    for options in ({}, {"max_new_tokens": 5}):
+        ids = model.hf.generate(**inputs, **options)
+        assert ids.shape[1] <= 63
+    assert capfd.readouterr() == ("", "")
 
 
 def test_the_live_record_says_how_it_goes(finished):

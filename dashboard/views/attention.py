@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import streamlit as st
 
-from dashboard import cache, frame, inputs, sidebar, state
-from dashboard.catalogue import Choice, current_place
+from dashboard import cache, frame, state
+from dashboard.catalogue import Choice
 from dashboard.components.heads import heads
 from dashboard.components.strips import Bar, Strip, strips
 from dashboard.examples import Example
 from dashboard.state import MEAN
-from dashboard.views.generate import no_model
+from dashboard.views import text_page
 from explain.report import plots
 from explain.results import Generation, Token
 
@@ -51,23 +51,11 @@ class Looked:
 
 def page() -> None:
     """Draw the page."""
-    frame.head(
+    text_page.draw(
         "Where did it look?",
         "Attention weights, head by head. They say where the model looked, not what made it decide.",
+        _show,
     )
-    place = current_place()
-    choice = sidebar.chosen(place)
-    if choice is None:
-        no_model()
-        return
-    if not state.current().example:
-        inputs.ask_for_text(place, choice)
-        return
-    inputs.change_text(place, choice)
-    found = inputs.generation(place, choice)
-    if found is not None:
-        with frame.friendly():
-            _show(choice, *found)
 
 
 def _show(choice: Choice, example: Example, generation: Generation) -> None:

@@ -8,13 +8,12 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from dashboard import cache, frame, inputs, sidebar, state
-from dashboard.catalogue import Choice, current_place
+from dashboard import cache, frame, state
+from dashboard.catalogue import Choice
 from dashboard.components.strips import Bar, Strip, strips
 from dashboard.examples import Example
 from dashboard.labels import plain
-from dashboard.views import takeaway
-from dashboard.views.generate import no_model
+from dashboard.views import takeaway, text_page
 from dashboard.views.method import ask
 from explain.report import plots, sections
 from explain.report.facts import reading_help
@@ -26,23 +25,11 @@ STRONGEST = 12
 
 def page() -> None:
     """Draw the page."""
-    frame.head(
+    text_page.draw(
         "Why did it write that word?",
         "Click a word of the output: the source and the output so far light up with what they did to it.",
+        _show,
     )
-    place = current_place()
-    choice = sidebar.chosen(place)
-    if choice is None:
-        no_model()
-        return
-    if not state.current().example:
-        inputs.ask_for_text(place, choice)
-        return
-    inputs.change_text(place, choice)
-    found = inputs.generation(place, choice)
-    if found is not None:
-        with frame.friendly():
-            _show(choice, *found)
 
 
 def _show(choice: Choice, example: Example, generation: Generation) -> None:

@@ -7,10 +7,12 @@ import math
 import pandas as pd
 import streamlit as st
 
-from dashboard import frame, inputs, sidebar, state
-from dashboard.catalogue import choices, current_place
+from dashboard import frame, inputs, state
+from dashboard.catalogue import Choice
 from dashboard.components.strips import Bar, Strip, strips
+from dashboard.examples import Example
 from dashboard.labels import plain
+from dashboard.views import text_page
 from explain.report import plots
 from explain.report.labels import array, number, plural, probability, token_label
 from explain.results import Generation
@@ -20,33 +22,17 @@ OFFERED = 8
 
 def page() -> None:
     """Draw the page."""
-    frame.head(
+    text_page.draw(
         "What did it write, and what else might it have written?",
         "The output, each token coloured by how unsure the model was. Click one to see what else it weighed.",
+        _show,
+        form=inputs.text_form,
     )
-    place = current_place()
-    choice = sidebar.chosen(place)
-    if choice is None:
-        no_model()
-        return
-    if not state.current().example:
-        inputs.ask_for_text(place, choice)
-        return
-    inputs.text_form(place, choice)
-    found = inputs.generation(place, choice)
-    if found is not None:
-        st.divider()
-        show(found[1])
 
 
-def no_model() -> None:
-    """The empty state where no model is chosen or none can be."""
-    if choices(current_place()):
-        frame.empty("Choose a model", "They are listed on the left, under Model.")
-        return
-    box = frame.empty("No model to look at yet", "Train a small one; that takes about a minute.")
-    if box.button("Train a model", type="primary", icon=":material/model_training:"):
-        st.switch_page("routes/train.py")
+def _show(choice: Choice, example: Example, generation: Generation) -> None:
+    st.divider()
+    show(generation)
 
 
 def show(generation: Generation) -> None:

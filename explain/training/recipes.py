@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
+    GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     T5Config,
@@ -223,7 +224,13 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast, positions: i
             forced_eos_token_id=None,
         )
         model = BartForConditionalGeneration(config)
-    model.generation_config.max_length = positions
+    # Not max_length: transformers warns whoever then asks for a number of new tokens.
+    model.generation_config = GenerationConfig(
+        decoder_start_token_id=start,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        max_new_tokens=positions - 2,
+    )
     return model
 
 

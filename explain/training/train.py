@@ -218,6 +218,10 @@ def _save_model(model: PreTrainedModel, tokenizer: Any, goal: Path) -> None:
     aside.mkdir(parents=True)
     model.save_pretrained(aside)
     tokenizer.save_pretrained(aside)
+    # safetensors makes its file private; a model is as readable as the rest of the run.
+    mode = (aside / "config.json").stat().st_mode
+    for path in aside.iterdir():
+        path.chmod(mode)
     if goal.exists():
         os.replace(goal, old)
     os.replace(aside, goal)
