@@ -444,6 +444,8 @@ def train(
     source_column: SourceColumn = "source",
     target_column: TargetColumn = "target",
     family: Annotated[str | None, typer.Option(help="bart or t5, for a model from scratch.")] = None,
+    source_language: SourceLanguage = None,
+    target_language: TargetLanguage = None,
 ) -> int:
     """Train from scratch or further, on a task or on a file; the result is a run folder."""
     from explain.training.config import TrainConfig, open_run
@@ -463,6 +465,8 @@ def train(
         source_column=source_column,
         target_column=target_column,
         family=family,
+        source_language=source_language,
+        target_language=target_language,
     )
     run = open_run(config, out)
     from explain.training.train import train as learn

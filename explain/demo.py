@@ -44,7 +44,15 @@ def _begun(item: DemoRun, folder: Path, seed: int) -> Run | None:
         if run.state in LIVE:
             return run
         arguments = ["train", "--out", str(path), "--resume"]
-    return start_job(arguments, path, kind="train", title=item.title, seed=seed, threads=item.threads)
+    return start_job(
+        arguments,
+        path,
+        kind="train",
+        title=item.title,
+        config=item.config.to_dict(),
+        seed=seed,
+        threads=item.threads,
+    )
 
 
 def _follow(run: Run, item: DemoRun) -> None:

@@ -222,6 +222,9 @@ def test_create_takes_only_an_empty_or_queued_folder(tmp_path, run):
     with pytest.raises(RunError, match="holds a train run"):
         Run.create(run.path, kind="audit")
     run.update(state="done")
+    with pytest.raises(RunError, match=r"\(done\); name another folder"):
+        Run.create(run.path, kind="train")
+    run.update(state="stopped")
     with pytest.raises(RunError, match="resume it or name another folder"):
         Run.create(run.path, kind="train")
 

@@ -283,10 +283,9 @@ class Run:
             if is_alive(job) and job["pid"] != os.getpid():
                 raise RunError(f"{self.path} is at work already, in process {job['pid']}")
             return manifest
-        raise RunError(
-            f"{self.path} holds a {manifest.get('kind')} run already ({self.state}); "
-            "resume it or name another folder"
-        )
+        state = self.state
+        advice = "name another folder" if state == "done" else "resume it or name another folder"
+        raise RunError(f"{self.path} holds a {manifest.get('kind')} run already ({state}); {advice}")
 
 
 def is_run(path: str | os.PathLike[str]) -> bool:
