@@ -246,7 +246,8 @@ def generate(
     for generation in generations:
         say(generation.target_text)
         if not generation.finished:
-            terminal.note(f"cut at {max_new_tokens} tokens: {generation.source_text[:60]!r}")
+            count = len(generation.target_tokens)
+            terminal.note(f"cut at {count} tokens, before its end: {generation.source_text[:60]!r}")
 
 
 @app.command()
@@ -373,7 +374,7 @@ def report(
     objective: Objective = "log_prob",
     contrast: Contrast = None,
     tolerance: Tolerance = 0.01,
-    limit: Annotated[int | None, typer.Option(help="Only the first N rows of the file.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N rows of the file.")] = None,
     forced: Annotated[
         bool, typer.Option("--forced", help="Explain the file's outputs, not the model's.")
     ] = False,

@@ -45,6 +45,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         os.replace(temporary, goal)
+    except OSError as error:  # a full disk, or a folder where the file should be
+        raise FileError(f"cannot write {goal}: {error.strerror or error}") from None
     finally:
         temporary.unlink(missing_ok=True)
 

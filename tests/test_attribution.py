@@ -17,7 +17,7 @@ from explain.attribution.inputs import inputs_of
 from explain.errors import InputError, UnknownNameError
 from explain.training.tokenizer import build_tokenizer
 from tests.conftest import OUTPUTS, SENTENCES
-from tests.models import network, tiny
+from tests.models import FAMILIES, WORDS, network, tiny, tokenizer
 from tests.state import assert_same_state, state_of
 
 METHODS = list(REGISTRY.rows)
@@ -353,7 +353,7 @@ def test_what_cannot_be_asked_is_refused(bart, arguments, error, message):
 
 
 def test_an_output_of_another_vocabulary_is_refused(bart):
-    small = tiny("bart", vocab_size=20)
+    small = explain.wrap(network("bart", vocab_size=20), tokenizer(WORDS[:10]))
     with pytest.raises(InputError, match="another vocabulary"):
         small.attribute(generation_of(bart), method="attention")
 
@@ -377,3 +377,100 @@ def test_a_one_word_contrast_is_the_token_of_that_place():
     words = [token.text for token in generation.target_tokens]
     assert model.foil_ids(" la") != model.foil_ids("la")
     assert att.config["contrasted"] == [word != "la" for word in words]
+
+
+def test_a_foil_can_be_a_token_an_alternative_or_one_per_generation(bart):
+    generation = generation_of(bart)
+    other = generation.alternatives(0, 2)[1]
+    by_alternative = bart.attribute(generation, method="input_x_gradient", contrast=other)
+    by_id = bart.attribute(generation, method="input_x_gradient", contrast=other.id)
+    assert torch.equal(by_alternative.source, by_id.source)
+    assert by_alternative.contrast == other.text
+    several = bart.attribute([generation] * 2, method="saliency", contrast=["un", None])
+    assert [att.contrast for att in several] == ["un", None]
+    with pytest.raises(InputError, match="1 contrasts for 2"):
+        bart.attribute([generation] * 2, method="saliency", contrast=["un"])
+    with pytest.raises(InputError, match="is no contrast"):
+        bart.attribute(generation, contrast=10_000)
+
+
+def test_a_word_of_several_tokens_is_represented_by_its_first():
+    built = build_tokenizer(["le chat voit la maison", "un chat la voit"] * 3, 300)
+    ids = {"eos_token_id": built.eos_token_id, "decoder_start_token_id": built.eos_token_id}
+    model = explain.wrap(
+        network("bart", vocab_size=len(built), pad_token_id=built.pad_token_id, **ids), built
+    )
+    assert len(model.foil_ids(" brontosaure")) > 1
+    generation = model.force("le chat", "un chat voit la maison")
+    att = model.attribute(generation, method="saliency", contrast="brontosaure")
+    assert all(att.config["contrasted"]), "a word stands against every token, not against the first few"
+
+
+def test_the_record_names_the_model_that_computed_it():
+    one, other = tiny("bart", seed=0), tiny("bart", seed=1)
+    generation = generation_of(one)
+    att = other.attribute(generation, method="saliency")
+    assert att.model_digest == other.digest != generation.model_digest
+    torch.testing.assert_close(att.log_probs, att.value, atol=1e-5, rtol=1e-5)
+    assert other.capture(generation, "logits").model_digest == other.digest
+
+
+def test_the_record_names_interventions():
+    model = tiny("bart")
+    generation = generation_of(model)
+    with model.intervene({"decoder.1.cross.z": torch.zeros_like}):
+        att = model.attribute(generation, method="saliency")
+    assert att.config["intervened"] == ["decoder.1.cross.z"]
+    torch.testing.assert_close(att.log_probs, att.value, atol=1e-5, rtol=1e-5)
+    assert "intervened" not in model.attribute(generation, method="saliency").config
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_gate_judges_the_model_and_not_an_intervention(family):
+    model = tiny(family)  # fresh: its gate has not run
+    noise = torch.randn(1, 1, 7, 16, generator=torch.Generator().manual_seed(0))[0]
+    with model.intervene({"decoder.0.mlp.out": lambda x: x + noise if x.shape[1] == 7 else x * 3}):
+        model.attribute(generation_of(model), method="saliency")
+
+
+def test_a_function_may_write_into_its_tensor(bart):
+    """The natural way to silence a head works for gradients and for cached generation alike."""
+
+    def silence(z):
+        z[:, 0] = 0
+        return z
+
+    def silence_copy(z):
+        return torch.cat([torch.zeros_like(z[:, :1]), z[:, 1:]], dim=1)
+
+    found = []
+    for function in (silence, silence_copy):
+        with bart.intervene({"decoder.*.self.v": function, "decoder.1.cross.pattern": function}):
+            generation = bart.generate("the cat sees", max_new_tokens=5)
+            found.append(
+                (generation.target_ids.tolist(), bart.attribute(generation, method="saliency").source)
+            )
+    assert found[0][0] == found[1][0]
+    torch.testing.assert_close(found[0][1], found[1][1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "occlusion", "window": 100}, "hides the whole source"),
+        ({"method": "attention", "layers": ()}, "layers is empty"),
+        ({"method": "attention", "target": "logit"}, "explains no objective"),
+        ({"tolerance": "x"}, "tolerance"),
+    ],
+)
+def test_questions_without_an_answer_are_refused(bart, arguments, message):
+    with pytest.raises(InputError, match=message):
+        bart.attribute(generation_of(bart), **arguments)
+
+
+def test_what_is_not_a_generation_is_refused(bart):
+    for wrong in ("the cat", None, ["the cat"]):
+        with pytest.raises(InputError, match="Generation"):
+            bart.attribute(wrong)
+        with pytest.raises(InputError, match="Generation"):
+            bart.capture(wrong, "logits")

@@ -224,3 +224,63 @@ def test_defaults_saved_with_a_model_do_not_leak_into_decoding(caplog):
     same(plain, again)
     assert not again.beams
     assert model.hf.generation_config is own
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5])
+def test_batch_sizes_are_checked(bart, size):
+    for call in (
+        lambda: bart.generate(["the cat"], batch_size=size),
+        lambda: bart.force(["the cat"], ["le chat"], batch_size=size),
+        lambda: bart.capture(bart.force("the cat", "le chat"), "logits", batch_size=size),
+    ):
+        with pytest.raises(InputError, match="batch_size"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "controls",
+    [
+        {"num_beams": 2.5},
+        {"num_beams": 100_000},
+        {"seed": None},
+        {"seed": 10**30},
+        {"temperature": math.nan},
+        {"temperature": 1e-40},
+        {"length_penalty": math.nan},
+        {"repetition_penalty": math.inf},
+        {"min_new_tokens": 100},
+    ],
+)
+def test_controls_of_the_wrong_kind_are_refused(bart, controls):
+    with pytest.raises(InputError, match=next(iter(controls))):
+        bart.generate("the cat", **controls)
+
+
+def test_the_record_says_how_long_an_output_could_be(bart):
+    assert bart.generate("the cat", max_new_tokens=500).settings["max_new_tokens"] == 63
+
+
+def test_a_relative_model_goes_by_its_tokenizers_length():
+    model = tiny("t5")
+    model.tokenizer.model_max_length = 12
+    with pytest.raises(TextTooLongError, match="positions for 12"):
+        model.generate("cat " * 20)
+
+
+def test_the_digest_follows_training():
+    model = tiny("bart")
+    before = model.digest
+    assert model.digest == before
+    with torch.no_grad():
+        model.hf.model.encoder.layers[0].fc1.weight += 0.1
+    assert model.digest != before
+
+
+@pytest.mark.parametrize("wrong", [None, 3, b"cat"])
+def test_what_is_no_text_is_refused(bart, wrong):
+    with pytest.raises(InputError, match="text"):
+        bart.generate(wrong)
+    with pytest.raises(InputError):
+        explain.load(None)
+    with pytest.raises(InputError, match="tokenizer"):
+        explain.wrap(bart.hf, None)

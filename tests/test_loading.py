@@ -70,12 +70,36 @@ def test_ids_end_to_end(opened):
     kind, model, languages = opened
     generation = model.generate("the cat sees a dog", max_new_tokens=5, **languages)
     assert len(generation.target_tokens) == len(generation.log_probs) <= 5
-    if languages:
+    if kind == "mbart":  # its code is the decoder start, as it was trained
+        assert generation.decoder_start.text == "fr_XX"
+    elif languages:
         assert generation.target_tokens[0].forced
         assert generation.target_tokens[0].special
     assert all(isinstance(token.text, str) and token.text for token in generation.target_tokens), kind
     att = model.attribute(generation, method="integrated_gradients", steps=8, max_steps=8)
     assert att.source.isfinite().all()
+
+
+def test_generate_and_force_agree_on_where_an_output_starts(opened):
+    _, model, languages = opened
+    written = model.generate("the cat sees a dog", max_new_tokens=3, **languages)
+    given = model.force("the cat sees a dog", "le chat", **languages)
+    assert written.decoder_start.id == given.decoder_start.id
+    if written.target_tokens[0].forced:
+        assert written.target_tokens[0].id == given.target_tokens[0].id
+
+
+def test_a_foil_sentence_is_aligned_after_language_codes(opened):
+    """le ↔ la, chat = chat, oiseau ↔ arbre; codes and <s> before them have nothing to contrast."""
+    kind, model, languages = opened
+    if kind == "bart":
+        pytest.skip("this vocabulary spells BART's words letter by letter")
+    generation = model.force("the cat sees a dog", "le chat oiseau", **languages)
+    att = model.attribute(generation, method="saliency", contrast="la chat arbre")
+    text = dict(zip([t.text for t in generation.target_tokens], att.config["contrasted"], strict=True))
+    wanted = {"le": True, "chat": False, "oiseau": True, "</s>": False}
+    assert {token: text[token] for token in wanted} == wanted
+    assert not any(contrasted for token, contrasted in text.items() if token not in wanted)
 
 
 def test_asking_for_a_language_leaves_the_tokenizer_as_it_was(opened):

@@ -149,7 +149,7 @@ def test_a_failed_write_leaves_the_old_file(attribution, tmp_path, monkeypatch):
     path = attribution.save(tmp_path / "a.json")
     before = path.read_bytes()
     monkeypatch.setattr(Path, "write_text", lambda *a, **k: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(FileError, match="disk full"):
         attribution.save(path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 
 from explain.attribution import gradients, internals, perturbation
-from explain.attribution.objectives import OBJECTIVES, Question, question
+from explain.attribution.objectives import OBJECTIVES, Foil, Question, foil_text, question
 from explain.attribution.registry import Cancelled, Method, Registry, Scores, Work
 from explain.errors import InputError
 from explain.model import Seq2Seq
 from explain.model.families import vocabulary_size
+from explain.model.forward import logits_from_ids
 from explain.model.hooks import analysed
-from explain.results import Attribution, Generation
+from explain.model.seq2seq import as_list
+from explain.results import Alternative, Attribution, Generation, Token
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +44,7 @@ def attribute(
     *,
     method: str = "integrated_gradients",
     target: str = "log_prob",
-    contrast: str | None = None,
+    contrast: Foil | Sequence[Foil | None] | None = None,
     tolerance: float = 0.01,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
@@ -55,8 +57,8 @@ def attribute(
         generations: one generation, or a list (list in, list out).
         method: a name in `methods()`.
         target: the objective: `log_prob`, `logit`, `probability` or `entropy`.
-        contrast: a foil text; explains objective(token) - objective(foil). One token stands against every
-            output token, a longer text is aligned by position.
+        contrast: a foil; explains objective(token) - objective(foil). One token or word stands against every
+            output token, a longer text is aligned by position. A list gives each generation its own.
         tolerance: relative completeness error that methods with completeness must reach per token.
         progress: called with (done, all) after every generation.
         should_stop: asked between batches; True ends the work with `Cancelled`.
@@ -70,13 +72,16 @@ def attribute(
     """
     row = REGISTRY.get(method)
     settings = row.options(options)
-    if not tolerance > 0:
-        raise InputError(f"tolerance is {tolerance}; it must be above 0 (0.01 is one per cent)")
-    if contrast is not None and not row.contrast:
+    if not isinstance(tolerance, (int, float)) or not tolerance > 0:
+        raise InputError(f"tolerance is {tolerance!r}; it must be above 0 (0.01 is one per cent)")
+    several = as_list(generations)
+    foils = _foils(contrast, len(several))
+    if any(foil is not None for foil in foils) and not row.contrast:
         raise InputError(f"{method} explains no objective, so it takes no contrast")
-    several = [generations] if isinstance(generations, Generation) else list(generations)
-    _require_same_model(model, several)
-    questions = [question(model, item, target, contrast) for item in several]
+    if target != "log_prob" and target in OBJECTIVES and not row.objective:
+        raise InputError(f"{method} explains no objective, so {target} cannot be asked of it")
+    _require_same_vocabulary(model, several)
+    questions = [question(model, item, target, foil) for item, foil in zip(several, foils, strict=True)]
     finished = 0
 
     def done(count: int) -> None:
@@ -93,55 +98,65 @@ def attribute(
     model.require_parity()
     with model.lock, analysed(model.hf):
         scores = row.run(Work(model, several, questions, tolerance, check, done), settings)
-        values = [
-            _value(model, item, asked) if row.objective else None
-            for item, asked in zip(several, questions, strict=True)
-        ]
+        passes = [_pass(model, item, asked) for item, asked in zip(several, questions, strict=True)]
+    extra = {"intervened": list(model.intervened)} if model.intervened else {}
     results = [
-        _result(row, settings, item, asked, score, value, tolerance, contrast)
-        for item, asked, score, value in zip(several, questions, scores, values, strict=True)
+        _result(model, row, {**asdict(settings), "tolerance": tolerance, **extra}, *parts)
+        for parts in zip(several, questions, scores, passes, foils, strict=True)
     ]
     return results[0] if isinstance(generations, Generation) else results
 
 
-def _require_same_model(model: Seq2Seq, generations: Sequence[Generation]) -> None:
+def _foils(contrast: Any, count: int) -> list[Foil | None]:
+    """One foil per generation."""
+    if contrast is None or isinstance(contrast, (str, int, Token, Alternative)):
+        return [contrast] * count
+    foils = list(contrast) if isinstance(contrast, (list, tuple)) else [contrast] * count
+    if len(foils) != count:
+        raise InputError(f"{len(foils)} contrasts for {count} generations; give one, or one for each")
+    return foils
+
+
+def _require_same_vocabulary(model: Seq2Seq, generations: Sequence[Generation]) -> None:
     size = vocabulary_size(model.hf)
     for generation in generations:
         if max(int(generation.source_ids.max()), int(generation.target_ids.max())) >= size:
             raise InputError("this output was written with another vocabulary than the model's")
 
 
-def _value(model: Seq2Seq, generation: Generation, asked: Question) -> torch.Tensor:
-    """The objective at the whole input, float [target]."""
-    from explain.model.forward import logits_from_ids
+def _pass(model: Seq2Seq, generation: Generation, asked: Question) -> tuple[torch.Tensor, torch.Tensor]:
+    """The objective and the log-probability of each token, float [target], as this model has them now.
 
-    device = model.device
+    Not those of the generation: it may come from another model, or from before an intervention.
+    """
+    source = generation.source_ids[None].to(model.device)
     with torch.no_grad():
-        source = generation.source_ids[None].to(device)
         logits = logits_from_ids(
-            model.hf, source, torch.ones_like(source), generation.decoder_input_ids[None].to(device)
+            model.hf, source, torch.ones_like(source), generation.decoder_input_ids[None].to(model.device)
         )
-        return asked(logits)[0].float().cpu()
+        log_probs = OBJECTIVES["log_prob"].function(logits, asked.targets)[0]
+        return asked(logits)[0].float().cpu(), log_probs.cpu()
 
 
 def _result(
+    model: Seq2Seq,
     row: Method,
-    settings: Any,
+    config: dict[str, Any],
     generation: Generation,
     asked: Question,
     scores: Scores,
-    value: torch.Tensor | None,
-    tolerance: float,
-    contrast: str | None,
+    found: tuple[torch.Tensor, torch.Tensor],
+    foil: Foil | None,
 ) -> Attribution:
+    value, log_probs = found
     undefined = torch.full((len(generation.target_tokens),), torch.nan)
-    config = {**asdict(settings), "tolerance": tolerance, **(scores.used or {})}
-    if contrast is not None:
+    config |= scores.used or {}
+    if foil is not None:
         config["contrasted"] = asked.contrasted.tolist()
     return Attribution(
         method=row.name,
         objective=asked.objective if row.objective else "",
-        contrast=contrast,
+        contrast=None if foil is None else foil_text(foil),
         units=asked.units if row.objective else "share",
         signed=row.signed,
         source_text=generation.source_text,
@@ -152,12 +167,12 @@ def _result(
         prefix=scores.prefix.float(),
         start=scores.start.float(),
         within=torch.zeros(len(generation.target_tokens)),
-        value=undefined if value is None else value,
+        value=value if row.objective else undefined,
         baseline_value=undefined if scores.baseline_value is None else scores.baseline_value,
         completeness_error=undefined if scores.completeness_error is None else scores.completeness_error,
-        log_probs=generation.log_probs,
-        config=config,
-        model_digest=generation.model_digest,
+        log_probs=log_probs,
+        config=dict(config),
+        model_digest=model.digest,
     )
 
 

@@ -50,6 +50,8 @@ def _mean(capture: Capture, kind: str, settings: AttentionSettings) -> Tensor:
 def _chosen(name: str, wanted: tuple[int, ...] | None, count: int) -> list[int]:
     if wanted is None:
         return list(range(count))
+    if not wanted:
+        raise InputError(f"{name} is empty; name at least one, or leave it out for all")
     for index in wanted:
         if not -count <= index < count:
             raise InputError(f"{name} {index}: this model's decoder has {count} (0 to {count - 1})")

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from explain.errors import InputError, UnknownNameError
 from explain.model import Seq2Seq
-from explain.results import Generation
+from explain.model.families import vocabulary_size
+from explain.results import Alternative, Generation, Token
 
 # (logits [..., target, vocabulary], ids [target]) -> [..., target]
 ObjectiveFunction = Callable[[Tensor, Tensor], Tensor]
@@ -86,11 +87,16 @@ class Question:
         return torch.where(self.contrasted.to(value.device), difference, torch.zeros_like(difference))
 
 
-def question(model: Seq2Seq, generation: Generation, objective: str, contrast: str | None) -> Question:
+Foil = str | int | Token | Alternative
+"""A foil: a text, a token's id, or a token or alternative of a generation."""
+
+
+def question(model: Seq2Seq, generation: Generation, objective: str, contrast: Foil | None) -> Question:
     """Check the objective and line a foil up with the output.
 
-    A foil of one token stands against every output token; a longer foil is aligned by position, and
-    positions past its end, or where it says the same, have nothing to contrast and score 0.
+    A foil of one token, or of one word, stands against every output token (a word that is several tokens is
+    represented by its first). A longer foil is aligned by position after leading special tokens such as
+    language codes; positions past its end, or where it says the same, have nothing to contrast and score 0.
 
     Raises:
         UnknownNameError: no such objective.
@@ -107,20 +113,33 @@ def question(model: Seq2Seq, generation: Generation, objective: str, contrast: s
     foils = _aligned_foils(model, generation, contrast)
     differs = (foils >= 0) & (foils != targets)
     if not differs.any():
-        raise InputError(f"the contrast {contrast!r} says the same as the output at every position")
+        raise InputError(f"the contrast {foil_text(contrast)!r} says the same as the output everywhere")
     return Question(objective, targets, foils.clamp_min(0), differs)
 
 
-def _aligned_foils(model: Seq2Seq, generation: Generation, contrast: str) -> Tensor:
+def foil_text(contrast: Foil) -> str:
+    """A foil as text, for records and messages."""
+    return contrast if isinstance(contrast, str) else str(getattr(contrast, "text", contrast))
+
+
+def _aligned_foils(model: Seq2Seq, generation: Generation, contrast: Foil) -> Tensor:
     """Foil ids [target]; -1 where there is none."""
-    length = len(generation.target_tokens)
+    tokens, text = generation.target_tokens, generation.target_text
+    # Language codes and the like are no answer to "why this rather than that"; EOS at the end may be.
+    lead = next((i for i, token in enumerate(tokens) if not token.special), 0)
+    rest = len(tokens) - lead
+    if not isinstance(contrast, str):
+        id_ = contrast if isinstance(contrast, int) else getattr(contrast, "id", None)
+        if not isinstance(id_, int) or not 0 <= id_ < vocabulary_size(model.hf):
+            raise InputError(f"{contrast!r} is no contrast; give a text, an id, or one of alternatives()")
+        return torch.tensor([*[-1] * lead, *[id_] * rest])
     # A word inside a sentence is often another token than the same word at its start (" le" and "le").
     opening, inner = model.foil_ids(contrast.strip()), model.foil_ids(f" {contrast.strip()}")
-    if len(opening) == 1 or len(inner) == 1:
-        inner_id = inner[0] if len(inner) == 1 else opening[0]
-        opening_id = opening[0] if len(opening) == 1 else inner_id
-        text = generation.target_text
-        starts = [token.start for token in generation.target_tokens]
-        return torch.tensor([inner_id if s > 0 and text[s - 1].isspace() else opening_id for s in starts])
-    ids = [*opening, model.eos_id][:length]
-    return torch.tensor([*ids, *[-1] * (length - len(ids))])
+    one_word = not any(c.isspace() for c in contrast.strip()) and any(c.isspace() for c in text.strip())
+    if one_word or 1 in (len(opening), len(inner)):
+        opening_id = opening[0] if len(opening) == 1 or len(inner) > 1 else inner[0]
+        inner_id = inner[0] if len(inner) == 1 or len(opening) > 1 else opening[0]
+        spaced = [token.start > 0 and text[token.start - 1].isspace() for token in tokens[lead:]]
+        return torch.tensor([*[-1] * lead, *[inner_id if after else opening_id for after in spaced]])
+    ids = [*opening, model.eos_id][:rest]
+    return torch.tensor([*[-1] * lead, *ids, *[-1] * (rest - len(ids))])

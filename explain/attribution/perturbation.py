@@ -12,6 +12,7 @@ from torch import Tensor
 from explain.attribution.inputs import BASELINES, Inputs, inputs_of, split_prefix
 from explain.attribution.objectives import Question
 from explain.attribution.registry import Method, Scores, Work
+from explain.errors import InputError
 from explain.model import Seq2Seq
 from explain.model.forward import logits_from_embeddings
 from explain.results import Generation
@@ -96,7 +97,9 @@ def _occlude(work: Work, settings: OcclusionSettings, generation: Generation, qu
     forward = presence_forward(work.model, inputs, question, settings.by)
     there = torch.ones(inputs.source.shape[:2], device=work.model.device)
     decoder = torch.ones(inputs.target.shape[:2], device=work.model.device)
-    width = min(settings.window, there.shape[1]), min(settings.window, decoder.shape[1])
+    if settings.window > 1 and settings.window >= there.shape[1]:
+        raise InputError(f"window={settings.window} hides the whole source of {there.shape[1]} tokens")
+    width = settings.window, min(settings.window, decoder.shape[1])
     source, target = Occlusion(_checked(forward, work)).attribute(
         (there, decoder),
         sliding_window_shapes=((width[0],), (width[1],)),
@@ -105,7 +108,7 @@ def _occlude(work: Work, settings: OcclusionSettings, generation: Generation, qu
     )
     prefix, _ = split_prefix(target.cpu())
     # The decoder-start token cannot be hidden: the first position would have nothing to attend to.
-    return Scores(source.cpu(), prefix, torch.zeros(len(prefix)))
+    return Scores(source.cpu(), prefix, torch.zeros(len(prefix)), used={"prefix_window": width[1]})
 
 
 def every_token(inputs: Inputs, model: Seq2Seq, baseline: str) -> Inputs:

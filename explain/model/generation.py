@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
 
 from explain.errors import InputError, UnknownNameError
-from explain.model.families import max_positions
 from explain.model.forward import logits_from_ids, padded, padding_id
 
 KEPT_ALTERNATIVES = 32
@@ -41,14 +42,19 @@ class Controls:
 
     def __post_init__(self) -> None:
         ranges: list[tuple[bool, str]] = [
-            (self.num_beams >= 1, f"num_beams is {self.num_beams}; it must be at least 1"),
-            (self.temperature > 0, f"temperature is {self.temperature}; it must be above 0"),
+            (1 <= self.num_beams <= 1000, f"num_beams is {self.num_beams}; it must be 1 to 1000"),
+            (0.01 <= self.temperature <= 100, f"temperature is {self.temperature}; it must be 0.01 to 100"),
             (self.top_k >= 0, f"top_k is {self.top_k}; it must be at least 0 (0: no limit)"),
             (0 < self.top_p <= 1, f"top_p is {self.top_p}; it must be above 0 and at most 1"),
             (
-                self.repetition_penalty > 0,
-                f"repetition_penalty is {self.repetition_penalty}; above 0, please",
+                0.01 <= self.repetition_penalty <= 100,
+                f"repetition_penalty is {self.repetition_penalty}; it must be 0.01 to 100 (1: none)",
             ),
+            (
+                abs(self.length_penalty) <= 100,
+                f"length_penalty is {self.length_penalty}; it must be -100 to 100",
+            ),
+            (0 <= self.seed < 2**63, f"seed is {self.seed}; it must be 0 to 2^63 - 1"),
             (self.no_repeat_ngram_size >= 0, "no_repeat_ngram_size must be at least 0 (0: no limit)"),
             (self.max_new_tokens >= 1, f"max_new_tokens is {self.max_new_tokens}; it must be at least 1"),
             (0 <= self.min_new_tokens <= self.max_new_tokens, "min_new_tokens must be 0 to max_new_tokens"),
@@ -56,6 +62,18 @@ class Controls:
         for fine, message in ranges:
             if not fine:
                 raise InputError(message)
+
+    def within(self, room: float) -> Controls:
+        """The same controls for a model with positions for `room` output tokens.
+
+        Raises:
+            InputError: `min_new_tokens` do not fit.
+        """
+        if self.min_new_tokens > room:
+            raise InputError(
+                f"min_new_tokens is {self.min_new_tokens}, but the model has positions for {int(room)}"
+            )
+        return dataclasses.replace(self, max_new_tokens=int(min(self.max_new_tokens, room)))
 
     def to_dict(self) -> dict[str, Any]:
         """The controls as a JSON object, with the name of the decoding."""
@@ -74,9 +92,11 @@ def controls_from(options: dict[str, Any]) -> Controls:
         if name not in Controls.__dataclass_fields__:
             raise UnknownNameError("generation control", name, Controls.__dataclass_fields__)
     try:
-        return Controls(**options)
-    except TypeError as error:
-        raise InputError(f"a generation control has a value of the wrong kind: {error}") from None
+        return TypeAdapter(Controls).validate_python(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"generation control {where}: {first['msg']}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +112,7 @@ def run_generate(
     sources: Sequence[Tensor],
     controls: Controls,
     *,
+    start: int,
     forced_bos: int | None,
     stopping: StoppingCriteriaList | None = None,
 ) -> list[Decoded]:
@@ -100,7 +121,7 @@ def run_generate(
     Sampling decodes one source at a time, each from the same seed, so that a batch gives what single calls
     give; the process's random state is left as it was.
     """
-    config = _generation_config(hf, controls, forced_bos)
+    config = _generation_config(hf, controls, start, forced_bos)
     if not controls.do_sample:
         return _generate(hf, sources, config, stopping)
     with torch.random.fork_rng():
@@ -111,7 +132,9 @@ def run_generate(
         return decoded
 
 
-def _generation_config(hf: PreTrainedModel, controls: Controls, forced_bos: int | None) -> GenerationConfig:
+def _generation_config(
+    hf: PreTrainedModel, controls: Controls, start: int, forced_bos: int | None
+) -> GenerationConfig:
     """The model's own special ids and constraints with our controls, whatever defaults it was saved with."""
     own = hf.generation_config
     config = GenerationConfig()
@@ -121,7 +144,9 @@ def _generation_config(hf: PreTrainedModel, controls: Controls, forced_bos: int 
     )
     for name in kept.split():
         setattr(config, name, copy.copy(getattr(own, name, None)))
-    if forced_bos is not None:
+    moved = config.decoder_start_token_id is not None and config.decoder_start_token_id != start
+    config.decoder_start_token_id = start
+    if forced_bos is not None or moved:
         config.forced_bos_token_id = forced_bos
     config.num_beams = controls.num_beams
     config.num_return_sequences = 1 if controls.do_sample else controls.num_beams
@@ -132,8 +157,7 @@ def _generation_config(hf: PreTrainedModel, controls: Controls, forced_bos: int 
         config.length_penalty, config.early_stopping = controls.length_penalty, controls.early_stopping
     config.repetition_penalty = controls.repetition_penalty
     config.no_repeat_ngram_size = controls.no_repeat_ngram_size
-    room = max_positions(hf) - 1
-    config.max_new_tokens = int(min(controls.max_new_tokens, room))
+    config.max_new_tokens = controls.max_new_tokens
     config.min_new_tokens = controls.min_new_tokens or None
     config.return_dict_in_generate = True
     config.output_scores = controls.num_beams > 1

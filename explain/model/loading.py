@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from explain.errors import BrokenWeightsError, FileError, InputError, ModelError, RunError
 from explain.files import read_json
-from explain.model.families import Family, family_of
+from explain.model.families import Family, family_of, vocabulary_size
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -54,6 +54,8 @@ def resolve_path(name: str | os.PathLike[str]) -> tuple[str, bool]:
         FileError: no such folder, and it does not look like a hub id.
         RunError: a run folder that has no model yet.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise InputError(f"a model is named by a folder or a hub id, not by a {type(name).__name__}")
     path = Path(name)
     if path.is_dir():
         if (path / "run.json").is_file():
@@ -73,10 +75,15 @@ def resolve_path(name: str | os.PathLike[str]) -> tuple[str, bool]:
 
 def _model_of_run(path: Path) -> Path:
     run = read_json(path / "run.json", "run")
-    folder = path / str(run.get("model") or "model")
+    name = str(run.get("model") or "model")
+    if os.path.isabs(name) or ".." in Path(name).parts:
+        raise RunError(f"the run {path} names a model outside its folder ({name}), which is not opened")
+    folder = path / name
     if not (folder / "config.json").is_file():
         state = run.get("state", "unknown")
-        raise RunError(f"the run {path} has no model yet (state: {state}); wait for its first checkpoint")
+        alive = state in ("queued", "running", "paused")
+        hint = "wait for its first checkpoint" if alive else "train it again"
+        raise RunError(f"the run {path} has no model yet (state: {state}); {hint}")
     return folder
 
 
@@ -115,6 +122,7 @@ def open_model(
             f"{path} lacks {len(missing)} weights (first: {missing[0]}); random numbers would stand there"
         )
     check_weights(hf, path)
+    check_vocabulary(hf, tokenizer, path)
     return hf.to(where).eval(), tokenizer, family
 
 
@@ -160,6 +168,17 @@ def _attempt(path: str, what: str, local: bool, load: Any, *args: Any, **kwargs:
                 "only safetensors weights are opened, and the folder has none that can be read: " + reason
             )
         raise ModelError(f"the {what} in {path} cannot be loaded: {reason}") from error
+
+
+def check_vocabulary(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Refuse a tokenizer with ids that the model has no embedding for: it belongs to another model.
+
+    Raises:
+        ModelError: names both sizes.
+    """
+    last, size = max(tokenizer.get_vocab().values(), default=0), vocabulary_size(hf)
+    if last >= size:
+        raise ModelError(f"{name}: its tokenizer has ids up to {last}, but the model only {size} embeddings")
 
 
 def check_weights(hf: PreTrainedModel, name: str) -> None:

@@ -41,6 +41,7 @@ def record(
     dtype: torch.dtype | None,
     memory_budget: int | None,
     progress: Progress | None,
+    model_digest: str,
 ) -> list[Capture]:
     """Captures of generations at the hook points `names`; see `Seq2Seq.capture`."""
     kept: dict[int, Capture] = {}
@@ -53,9 +54,11 @@ def record(
             used += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
             if memory_budget is not None and used > memory_budget:
                 folder = folder or TemporaryFolder()
-                kept[index] = _on_disk(generations[index], tensors, folder, index)
+                kept[index] = _on_disk(generations[index], tensors, folder, index, model_digest)
             else:
-                kept[index] = Capture(generations[index], tensors, names=tuple(names))
+                kept[index] = Capture(
+                    generations[index], tensors, names=tuple(names), model_digest=model_digest
+                )
         if progress is not None:
             progress(len(kept), len(generations))
     return [kept[i] for i in range(len(generations))]
@@ -99,8 +102,8 @@ def _unpadded(name: str, tensor: Tensor, source: int, target: int, dtype: torch.
 
 
 def _on_disk(
-    generation: Generation, tensors: Mapping[str, Tensor], folder: TemporaryFolder, index: int
+    generation: Generation, tensors: Mapping[str, Tensor], folder: TemporaryFolder, index: int, digest: str
 ) -> Capture:
     path = folder.path / f"{index}.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    return Capture(generation, path=path, names=tuple(tensors), folder=folder)
+    return Capture(generation, path=path, names=tuple(tensors), folder=folder, model_digest=digest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from explain.model.attention import PointFunction
 from explain.model.families import Family, eos_ids, family_of, layers, max_positions
 from explain.model.generation import Controls, Decoded, controls_from, run_generate, score
 from explain.model.hooks import analysed, hook_points, hooked, select
-from explain.model.loading import check_weights, config_text, open_model
+from explain.model.loading import check_vocabulary, check_weights, config_text, open_model
 from explain.model.recording import Progress, record
 from explain.results import Attribution, Beam, Capture, Generation, Token
 
@@ -42,16 +43,19 @@ class Seq2Seq:
         self.name = name
         self.lock = threading.RLock()
         self._parity_proven = False
-        self._digest: str | None = None
+        self._digest: tuple[int, str] | None = None
+        self._intervened: list[str] = []
 
     # ---- what it is --------------------------------------------------------------------------------------
 
     @property
     def digest(self) -> str:
-        """Digest of weights, configuration and vocabulary, as they were when it was first asked for."""
-        if self._digest is None:
-            self._digest = self._compute_digest()
-        return self._digest
+        """Digest of weights, configuration and vocabulary; computed anew when a weight has changed."""
+        parameters = [*self.hf.parameters(), *self.hf.buffers()]
+        state = hash(tuple((tensor.data_ptr(), tensor._version) for tensor in parameters))
+        if self._digest is None or self._digest[0] != state:
+            self._digest = state, self._compute_digest()
+        return self._digest[1]
 
     def _compute_digest(self) -> str:
         parts = [config_text(self.hf).encode()]
@@ -147,21 +151,29 @@ class Seq2Seq:
         Raises:
             InputError: a text or control that cannot be used (see `explain.errors`).
         """
-        chosen = controls_from(controls)
-        texts = [source] if isinstance(source, str) else list(source)
+        chosen = controls_from(controls).within(self._limit - 1)
+        texts = _texts(source, "source")
+        _require_batch_size(batch_size)
         with self.lock, text.languages(self.tokenizer, source_language, target_language):
             tokens = [self._source_tokens(item, allow_unknown) for item in texts]
-            forced_bos = self._language_id(target_language)
+            start, forced_bos = self._output_start(target_language)
             stopping = _stopping(should_stop)
             results: dict[int, Generation] = {}
             order = sorted(range(len(texts)), key=lambda i: -len(tokens[i]))
             with analysed(self.hf), torch.no_grad():
-                for start in range(0, len(order), batch_size):
-                    part = order[start : start + batch_size]
+                for begin in range(0, len(order), batch_size):
+                    part = order[begin : begin + batch_size]
                     rows = [_ids(tokens[i]) for i in part]
-                    decoded = run_generate(self.hf, rows, chosen, forced_bos=forced_bos, stopping=stopping)
+                    decoded = run_generate(
+                        self.hf, rows, chosen, start=start, forced_bos=forced_bos, stopping=stopping
+                    )
                     finished = self._finish(
-                        [texts[i] for i in part], [tokens[i] for i in part], decoded, chosen, forced_bos
+                        [texts[i] for i in part],
+                        [tokens[i] for i in part],
+                        decoded,
+                        chosen,
+                        start,
+                        forced_bos,
                     )
                     results.update(zip(part, finished, strict=True))
                     if progress is not None:
@@ -189,8 +201,8 @@ class Seq2Seq:
             InputError: a text that cannot be used, or lists of different lengths.
         """
         single = isinstance(source, str)
-        sources = [source] if isinstance(source, str) else list(source)
-        targets = [target] if isinstance(target, str) else list(target)
+        sources, targets = _texts(source, "source"), _texts(target, "output")
+        _require_batch_size(batch_size)
         if single != isinstance(target, str) or len(sources) != len(targets):
             raise InputError(f"{len(sources)} sources but {len(targets)} outputs; give one output per source")
         with self.lock, text.languages(self.tokenizer, source_language, target_language):
@@ -244,7 +256,8 @@ class Seq2Seq:
         Raises:
             UnknownNameError: a pattern matches no hook point.
         """
-        several = [generations] if isinstance(generations, Generation) else list(generations)
+        several = as_list(generations)
+        _require_batch_size(batch_size)
         names = select(points, self.hook_points())
         self.require_parity()
         with self.lock:
@@ -257,6 +270,7 @@ class Seq2Seq:
                 dtype=dtype,
                 memory_budget=memory_budget,
                 progress=progress,
+                model_digest=self.digest,
             )
         return captures[0] if isinstance(generations, Generation) else captures
 
@@ -276,15 +290,27 @@ class Seq2Seq:
         for pattern, function in functions.items():
             for name in select(pattern, known):
                 chosen[name] = _then(chosen.get(name), function)
-        with self.lock, hooked(self.hf, self.family, chosen):
-            yield self
+        with self.lock:
+            self.require_parity()  # now: inside, the gate would judge the intervention instead of the model
+            before = self._intervened
+            self._intervened = [*before, *chosen]
+            try:
+                with hooked(self.hf, self.family, chosen):
+                    yield self
+            finally:
+                self._intervened = before
+
+    @property
+    def intervened(self) -> tuple[str, ...]:
+        """The hook points that an intervention replaces just now."""
+        return tuple(self._intervened)
 
     def attribute(
         self,
         generations: Generation | Sequence[Generation],
         method: str = "integrated_gradients",
         target: str = "log_prob",
-        contrast: str | None = None,
+        contrast: Any = None,
         **options: Any,
     ) -> Any:
         """Score what every source token and earlier target token did to each target token.
@@ -308,7 +334,10 @@ class Seq2Seq:
 
     @property
     def _limit(self) -> float:
-        return max_positions(self.hf)
+        """Most tokens on one side: the model's positions, or its tokenizer's where those are relative."""
+        positions, stated = max_positions(self.hf), self.tokenizer.model_max_length
+        # Tokenizers say 10^30 where nobody set a length.
+        return stated if positions == math.inf and stated < 1_000_000 else positions
 
     def _target_ids(self, target: str, allow_unknown: bool) -> tuple[int, list[int]]:
         """Decoder-start id and output ids of a given output, ending in EOS."""
@@ -338,6 +367,20 @@ class Seq2Seq:
         tokens = text.encode(self.tokenizer, foil, limit=self._limit, as_target=True, name="the contrast")
         return [token.id for token in tokens if not token.special]
 
+    def _output_start(self, language: str | None) -> tuple[int, int | None]:
+        """Decoder-start id and forced first id of outputs in a language (None: the tokenizer's own).
+
+        mBART was trained with the language code as decoder start, its tokenizer writes "… </s> fr_XX";
+        mBART-50, M2M100 and NLLB write the code first, and force it as the first token.
+        """
+        code = self._language_id(language)
+        if getattr(self.tokenizer, "tgt_lang", None) is None:
+            return self.decoder_start_id, code
+        ids = list(self.tokenizer(text_target="a")["input_ids"])
+        if self.eos_id in ids and ids[-1] != self.eos_id:
+            return int(ids[-1]), None
+        return self.decoder_start_id, code
+
     def _language_id(self, language: str | None) -> int | None:
         if language is None:
             return None
@@ -353,9 +396,10 @@ class Seq2Seq:
         tokens: Sequence[list[Token]],
         decoded: Sequence[Decoded],
         controls: Controls,
+        start: int,
         forced_bos: int | None,
     ) -> list[Generation]:
-        if forced_bos is None:
+        if forced_bos is None and start == self.decoder_start_id:
             forced_bos = getattr(self.hf.generation_config, "forced_bos_token_id", None)
         forced = [
             [place == 0 and id_ == forced_bos for place, id_ in enumerate(item.ids)] for item in decoded
@@ -370,7 +414,7 @@ class Seq2Seq:
         return self._scored(
             texts,
             tokens,
-            [self.decoder_start_id] * len(texts),
+            [start] * len(texts),
             [item.ids for item in decoded],
             forced,
             settings=controls.to_dict(),
@@ -424,12 +468,41 @@ class Seq2Seq:
         return Token(text.pieces_of(self.tokenizer, [id_])[0], id_, 0, 0, special=True, forced=True)
 
 
+def as_list(generations: Generation | Sequence[Generation]) -> list[Generation]:
+    """One generation or several, as a list.
+
+    Raises:
+        InputError: something else was given.
+    """
+    several = [generations] if isinstance(generations, Generation) else generations
+    if not isinstance(several, (list, tuple)) or not all(isinstance(g, Generation) for g in several):
+        raise InputError("give a Generation (from generate or force) or a list of them")
+    return list(several)
+
+
+def _texts(given: str | Sequence[str], name: str) -> list[str]:
+    if isinstance(given, str):
+        return [given]
+    if given is None or isinstance(given, (bytes, int, float)) or not hasattr(given, "__iter__"):
+        raise InputError(f"the {name} must be a text or a list of texts, not {type(given).__name__}")
+    return list(given)
+
+
+def _require_batch_size(size: int) -> None:
+    if not isinstance(size, int) or size < 1:
+        raise InputError(f"batch_size is {size!r}; it must be at least 1")
+
+
 def _ids(tokens: Sequence[Token]) -> Tensor:
     return torch.tensor([token.id for token in tokens])
 
 
 def _then(first: PointFunction | None, second: PointFunction) -> PointFunction:
-    return second if first is None else lambda tensor: second(first(tensor))
+    # A clone, so that a function may write into its tensor: q, k and v are also the cache's, and autograd's.
+    def call(tensor: Tensor) -> Tensor:
+        return second((tensor if first is None else first(tensor)).clone())
+
+    return call
 
 
 def _stopping(should_stop: Callable[[], bool] | None) -> StoppingCriteriaList | None:
@@ -475,5 +548,10 @@ def wrap(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "m
         raise UnsupportedModelError(
             f"{type(hf).__name__} writes no text; use its ForConditionalGeneration class"
         )
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise InputError(
+            f"the tokenizer is a {type(tokenizer).__name__}, not one of transformers' tokenizers"
+        )
     check_weights(hf, name)
+    check_vocabulary(hf, tokenizer, name)
     return Seq2Seq(hf, tokenizer, family, name)

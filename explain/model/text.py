@@ -184,7 +184,8 @@ def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 def _output_spans(tokenizer: PreTrainedTokenizerBase, text: str, ids: Sequence[int]) -> list[tuple[int, int]]:
     """Offsets of output ids: from the tokenizer where it gives the same ids back, else piece by piece."""
     if tokenizer.is_fast and text.strip():
-        encoding = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+        with _quiet():
+            encoding = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
         if list(encoding["input_ids"]) == list(ids):
             return [_trimmed(text, int(a), int(b)) for a, b in encoding["offset_mapping"]]
     spans, before = [], 0

@@ -72,6 +72,8 @@ class Attribution:
         for name, shape in shapes.items():
             if tuple(getattr(self, name).shape) != shape:
                 raise InputError(f"{name} has shape {tuple(getattr(self, name).shape)}, expected {shape}")
+        if target and float(self.prefix.triu().abs().max()) > 0:
+            raise InputError("prefix scores must be causal: entry [t, u] is 0 for u >= t")
 
     @property
     def converged(self) -> Tensor:

@@ -33,6 +33,7 @@ class Capture(Mapping[str, Tensor]):
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     path: Path | None = None
     names: tuple[str, ...] = ()
+    model_digest: str = ""  # of the model that was captured, which need not be the one that wrote the output
     folder: object | None = None  # keeps a temporary folder alive for as long as the capture is
 
     def __getitem__(self, name: str) -> Tensor:
@@ -57,7 +58,7 @@ class Capture(Mapping[str, Tensor]):
         """
         tensors = {name: self[name].contiguous() for name in self}
         texts = [self.generation.source_text, self.generation.target_text]
-        head = envelope("capture", model_digest=self.generation.model_digest, data_digest=digest_json(texts))
+        head = envelope("capture", model_digest=self.model_digest, data_digest=digest_json(texts))
         record = {**head, "generation": self.generation.to_dict()}
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata={"explain": json.dumps(record)})
@@ -74,8 +75,9 @@ def load_capture(path: str | Path) -> Capture:
         with safe_open(path, "pt") as file:
             record = json.loads((file.metadata() or {}).get("explain", "{}"))
             names = tuple(file.keys())
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise FileError(f"cannot read {path} as safetensors: {error}") from None
-    if record.get("schema") != _KIND:
-        raise FileError(f"{path} is not an {_KIND} file")
-    return Capture(Generation.from_dict(record["generation"]), path=Path(path), names=names)
+        if record.get("schema") != _KIND:
+            raise FileError(f"{path} is not an {_KIND} file")
+        generation = Generation.from_dict(record["generation"])
+        return Capture(generation, path=Path(path), names=names, model_digest=record["model_digest"] or "")
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FileError(f"cannot read {path} as a capture: {error}") from None

@@ -176,6 +176,18 @@ def _save_html(attribution: Attribution, path: Path) -> None:
     write_text(path, attribution.to_html())
 
 
+# What a broken file can raise on its way through a reader.
+_UNREADABLE = (
+    OSError,
+    SafetensorError,
+    KeyError,
+    ValueError,
+    TypeError,
+    IndexError,
+    AttributeError,
+    RuntimeError,
+)
+
 _WRITERS: dict[str, Callable[[Attribution, Path], None]] = {
     ".json": _save_json,
     ".csv": _save_csv,
@@ -220,5 +232,14 @@ def load(path: str | Path) -> Attribution:
         raise FileError(f"cannot read {path}: there is no such file")
     try:
         return reader(path)
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError, IndexError, RuntimeError) as error:
+    except (
+        OSError,
+        SafetensorError,
+        KeyError,
+        ValueError,
+        TypeError,
+        IndexError,
+        AttributeError,
+        RuntimeError,
+    ) as error:
         raise FileError(f"{path} cannot be read as an attribution: {error}") from None
