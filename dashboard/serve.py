@@ -38,12 +38,16 @@ def serve(
         headless: do not open a browser.
 
     Raises:
-        InputError: the port is taken, or there is no such address here.
-        FileError: a model's folder does not exist.
+        InputError: the port is taken or none, or there is no such address here.
+        FileError: a model's folder does not exist, or `runs` is a file.
     """
     for path in models:
         if not Path(path).is_dir():
             raise FileError(f"there is no model folder {path}")
+    if Path(runs).exists() and not Path(runs).is_dir():
+        raise FileError(f"{runs} is a file; runs are kept in a folder")
+    if port is not None and not 0 < port < 65_536:
+        raise InputError(f"{port} is no port; ports are 1 to 65535")
     chosen = _free_port(host) if port is None else port
     if not _is_free(host, chosen):
         raise InputError(f"port {chosen} of {host} is taken; name another with --port, or leave it out")

@@ -490,3 +490,8 @@ def test_a_browser_shows_the_page_without_a_request_or_a_page_wider_than_the_scr
         assert page.evaluate(cell) not in ("rgba(0, 0, 0, 0)", "rgb(255, 255, 255)")
         browser.close()
     assert seen == [path.as_uri()]
+
+
+def test_a_question_that_no_method_answers_is_refused() -> None:
+    with pytest.raises(InputError, match="contrast"):
+        report(FakeModel(), ["le chien"], methods=["attention"], contrast="chat")

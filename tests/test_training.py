@@ -733,3 +733,23 @@ def test_a_run_looks_alive_while_it_trains(options, tmp_path):
 
     train(dataclasses.replace(options, steps=3), run, watch)
     assert {state for state, _, _ in seen} == {"running"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lr": float("nan")},
+        {"lr": float("inf")},
+        {"epochs": float("nan")},
+        {"epochs": float("inf")},
+        {"seed": 10**20},
+        {"batch_size": 0},
+        {"optimizer": "foo"},
+        {"family": "gpt"},
+        {"task": "foo"},
+    ],
+)
+def test_a_wrong_option_is_refused_before_there_is_a_folder(tmp_path, options):
+    with pytest.raises(InputError):
+        open_run(TrainConfig(**{"task": "translate", **options}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -45,7 +45,9 @@ def ask() -> Asked:
         options = _options(method)
     return Asked(
         method,
-        state.current().objective if state.current().objective in OBJECTIVES else "log_prob",
+        state.current().objective
+        if method.objective and state.current().objective in OBJECTIVES
+        else "log_prob",
         (state.current().contrast or None) if method.contrast else None,
         options,
     )

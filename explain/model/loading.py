@@ -178,7 +178,9 @@ def check_vocabulary(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, na
     """
     last, size = max(tokenizer.get_vocab().values(), default=0), vocabulary_size(hf)
     if last >= size:
-        raise ModelError(f"{name}: its tokenizer has ids up to {last}, but the model only {size} embeddings")
+        raise ModelError(
+            f"{name}: model and tokenizer do not belong together: ids up to {last}, but only {size} embeddings"
+        )
 
 
 def check_weights(hf: PreTrainedModel, name: str) -> None:

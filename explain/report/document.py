@@ -182,6 +182,7 @@ def report(
     pairs = _pairs(data)
     names = list(dict.fromkeys([methods] if isinstance(methods, str) else methods))
     facts = method_facts(names)
+    _require_an_answer(facts.values(), objective, contrast)
     controls = dict(generate or {})
     steps = _Steps(progress, len(pairs) * (1 + len(names)))
     generations = _outputs(model, pairs, controls, steps)
@@ -299,6 +300,15 @@ def _explained(
 def _chunks(items: Sequence[Any]) -> Iterable[list[Any]]:
     for begin in range(0, len(items), CHUNK):
         yield list(items[begin : begin + CHUNK])
+
+
+def _require_an_answer(methods: Iterable[MethodFacts], objective: str, contrast: str | None) -> None:
+    """Refuse a question that none of the methods can be asked."""
+    able = list(methods)
+    if contrast is not None and not any(fact.contrast for fact in able):
+        raise InputError(f"none of the methods takes a contrast, so {contrast!r} would not be answered")
+    if objective != "log_prob" and not any(fact.objective for fact in able):
+        raise InputError(f"none of the methods explains an objective, so {objective} would not be answered")
 
 
 def _asked(

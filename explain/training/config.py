@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-from explain.errors import InputError, RunError
+from explain.errors import InputError, RunError, UnknownNameError
 from explain.runs import Run
+from explain.training import tasks
 
 KIND = "train"
+Family: TypeAlias = Literal["bart", "t5"]
+FAMILIES: tuple[Family, ...] = ("bart", "t5")
+OPTIMIZERS = ("adam", "adamw")
 CHECKPOINTS = "checkpoints"
 
 
@@ -79,16 +84,27 @@ class TrainConfig:
             raise InputError("give either --steps or --epochs")
         if self.steps is not None and self.steps < 1:
             raise InputError(f"--steps must be at least 1, got {self.steps}")
-        if self.epochs is not None and self.epochs <= 0:
-            raise InputError(f"--epochs must be above 0, got {self.epochs}")
+        if self.epochs is not None and not 0 < self.epochs <= 1_000_000:
+            raise InputError(f"--epochs must be above 0 (and at most a million), got {self.epochs}")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise InputError(f"the learning rate (--lr) must be above 0, got {self.lr}")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise InputError(f"the batch size (--batch-size) must be at least 1, got {self.batch_size}")
+        for kind, value, known in (
+            ("task", self.task, tasks.names()),
+            ("optimizer", self.optimizer, OPTIMIZERS),
+            ("family", self.family, FAMILIES),
+        ):
+            if value is not None and value not in known:
+                raise UnknownNameError(kind, value, known)
         if self.task is not None and self.validation is not None:
             raise InputError("a task brings its own validation pairs; --validation goes with --data")
         if self.init is not None and self.family is not None:
             raise InputError("--family is for a model from scratch; with --init the model decides")
         if self.init is None and (self.source_language or self.target_language):
             raise InputError("languages are for a multilingual model given with --init")
-        if self.seed is not None and self.seed < 0:
-            raise InputError(f"--seed must not be negative, got {self.seed}")
+        if self.seed is not None and not 0 <= self.seed < 2**32:
+            raise InputError(f"--seed must be 0 to 2^32 - 1, got {self.seed}")
 
     def with_whole_paths(self) -> TrainConfig:
         """The options with paths that hold from any folder."""

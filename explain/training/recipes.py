@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
@@ -24,10 +24,7 @@ from transformers import (
 )
 
 from explain.errors import InputError, UnknownNameError
-
-Family: TypeAlias = Literal["bart", "t5"]
-FAMILIES: tuple[Family, ...] = ("bart", "t5")
-OPTIMIZERS = ("adam", "adamw")
+from explain.training.config import FAMILIES, OPTIMIZERS, Family
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

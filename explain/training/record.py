@@ -17,7 +17,10 @@ from explain.training.batches import Batches
 from explain.training.loop import Loop
 
 RECORD_SECONDS = 0.5
-CHECKPOINT_SECONDS = 20.0
+# A killed job loses what came after its last checkpoint, so a small model, whose checkpoints cost little,
+# writes one every few seconds; a large one spends at most this share of its time on them.
+CHECKPOINT_SECONDS = 2.0
+CHECKPOINT_SHARE = 0.03
 EVALUATIONS = 10
 
 Progress = Callable[[Mapping[str, Any]], None]
@@ -72,6 +75,7 @@ class LiveRecord(TrainerCallback):
         self._begun = now - seconds
         self._recorded = now
         self._saved = now
+        self._save_cost = 0.0
         self._losses: list[float] = []
         self._tokens = 0
 
@@ -111,11 +115,17 @@ class LiveRecord(TrainerCallback):
             self._write_step(step, now)
         if last or step % self.evaluate_every == 0:
             control.should_evaluate = control.should_save = True
-        if now - self._saved >= CHECKPOINT_SECONDS:
+        if now - self._saved >= max(CHECKPOINT_SECONDS, self._save_cost / CHECKPOINT_SHARE):
             control.should_save = True
         self.obey(step, control)
         if control.should_save:
             self._saved = now
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """After a checkpoint: note what it cost, an evaluation before it included."""
+        self._save_cost = time.perf_counter() - self._saved
 
     def obey(self, step: int, control: TrainerControl) -> None:
         """Pause here, or stop after a checkpoint, where someone asked for it; the last step ends anyway."""
