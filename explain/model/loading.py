@@ -179,7 +179,7 @@ def check_vocabulary(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, na
     last, size = max(tokenizer.get_vocab().values(), default=0), vocabulary_size(hf)
     if last >= size:
         raise ModelError(
-            f"{name}: model and tokenizer do not belong together: ids up to {last}, but only {size} embeddings"
+            f"{name}: model and tokenizer do not belong together: ids up to {last}, {size} embeddings"
         )
 
 
