@@ -17,7 +17,7 @@ from explain.attribution.inputs import inputs_of
 from explain.errors import InputError, UnknownNameError
 from explain.training.tokenizer import build_tokenizer
 from tests.conftest import OUTPUTS, SENTENCES
-from tests.models import FAMILIES, WORDS, network, tiny, tokenizer
+from tests.models import FAMILIES, network, tiny
 from tests.state import assert_same_state, state_of
 
 METHODS = list(REGISTRY.rows)
@@ -353,7 +353,7 @@ def test_what_cannot_be_asked_is_refused(bart, arguments, error, message):
 
 
 def test_an_output_of_another_vocabulary_is_refused(bart):
-    small = explain.wrap(network("bart", vocab_size=20), tokenizer(WORDS[:10]))
+    small = tiny("bart", vocab_size=20)
     with pytest.raises(InputError, match="another vocabulary"):
         small.attribute(generation_of(bart), method="attention")
 

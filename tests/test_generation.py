@@ -8,7 +8,14 @@ import pytest
 import torch
 
 import explain
-from explain.errors import EmptyTextError, InputError, TextTooLongError, UnknownNameError, UnknownTokenError
+from explain.errors import (
+    EmptyTextError,
+    InputError,
+    ModelError,
+    TextTooLongError,
+    UnknownNameError,
+    UnknownTokenError,
+)
 from explain.results import Generation
 from tests.conftest import OUTPUTS, SENTENCES
 from tests.models import network, tiny, tokenizer
@@ -284,3 +291,11 @@ def test_what_is_no_text_is_refused(bart, wrong):
         explain.load(None)
     with pytest.raises(InputError, match="tokenizer"):
         explain.wrap(bart.hf, None)
+
+
+def test_a_tokenizer_of_another_model_is_refused_where_it_matters():
+    """Some published models lack an embedding for their tokenizer's mask token: that alone is no reason."""
+    model = explain.wrap(network("bart", vocab_size=20), tokenizer())
+    assert model.generate("the cat", max_new_tokens=2).target_tokens
+    with pytest.raises(ModelError, match="'la' has id 35, but there are only 20 embeddings"):
+        model.force("the cat", "la maison")

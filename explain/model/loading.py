@@ -24,7 +24,7 @@ from transformers.utils import logging
 
 from explain.errors import BrokenWeightsError, FileError, InputError, ModelError, RunError
 from explain.files import read_json
-from explain.model.families import Family, family_of, vocabulary_size
+from explain.model.families import Family, family_of
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -122,7 +122,6 @@ def open_model(
             f"{path} lacks {len(missing)} weights (first: {missing[0]}); random numbers would stand there"
         )
     check_weights(hf, path)
-    check_vocabulary(hf, tokenizer, path)
     return hf.to(where).eval(), tokenizer, family
 
 
@@ -168,19 +167,6 @@ def _attempt(path: str, what: str, local: bool, load: Any, *args: Any, **kwargs:
                 "only safetensors weights are opened, and the folder has none that can be read: " + reason
             )
         raise ModelError(f"the {what} in {path} cannot be loaded: {reason}") from error
-
-
-def check_vocabulary(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Refuse a tokenizer with ids that the model has no embedding for: it belongs to another model.
-
-    Raises:
-        ModelError: names both sizes.
-    """
-    last, size = max(tokenizer.get_vocab().values(), default=0), vocabulary_size(hf)
-    if last >= size:
-        raise ModelError(
-            f"{name}: model and tokenizer do not belong together: ids up to {last}, {size} embeddings"
-        )
 
 
 def check_weights(hf: PreTrainedModel, name: str) -> None:

@@ -110,7 +110,7 @@ def doctor(model: Seq2Seq) -> list[Check]:
     hf, tokenizer = model.hf, model.tokenizer
     parameters = sum(p.numel() for p in hf.parameters())
     embeddings = vocabulary_size(hf)
-    size = max([*tokenizer.get_vocab().values(), *special_ids(tokenizer)]) + 1
+    lacking = {id_ for id_ in tokenizer.get_vocab().values() if id_ >= embeddings}
     checks = [
         Check("the architecture is supported", True, f"{type(hf).__name__}, family {model.family.name}"),
         Check("all weights are finite", True, f"{parameters:,} parameters, {hf.dtype}"),
@@ -120,9 +120,9 @@ def doctor(model: Seq2Seq) -> list[Check]:
             f"{hf.dtype}; float16 overflows in T5 and is not supported",
         ),
         Check(
-            "every token has an embedding",
-            size <= embeddings,
-            f"token ids to {size - 1}, {embeddings} embeddings",
+            "every word has an embedding",
+            lacking <= special_ids(tokenizer),
+            f"{embeddings} embeddings; special tokens without one: {len(lacking & special_ids(tokenizer))}",
         ),
         Check(
             "the tokenizer ends a source with EOS",

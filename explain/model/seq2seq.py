@@ -18,10 +18,10 @@ from explain.errors import InputError, ModelError, UnsupportedModelError
 from explain.files import digest_bytes
 from explain.model import parity, text
 from explain.model.attention import PointFunction
-from explain.model.families import Family, eos_ids, family_of, layers, max_positions
+from explain.model.families import Family, eos_ids, family_of, layers, max_positions, vocabulary_size
 from explain.model.generation import Controls, Decoded, controls_from, run_generate, score
 from explain.model.hooks import analysed, hook_points, hooked, select
-from explain.model.loading import check_vocabulary, check_weights, config_text, open_model
+from explain.model.loading import check_weights, config_text, open_model
 from explain.model.recording import Progress, record
 from explain.results import Attribution, Beam, Capture, Generation, Token
 
@@ -328,9 +328,21 @@ class Seq2Seq:
     # ---- helpers -----------------------------------------------------------------------------------------
 
     def _source_tokens(self, source: str, allow_unknown: bool) -> list[Token]:
-        return text.encode(
+        tokens = text.encode(
             self.tokenizer, source, limit=self._limit, allow_unknown=allow_unknown, name="the source"
         )
+        self._require_embeddings(tokens)
+        return tokens
+
+    def _require_embeddings(self, tokens: Sequence[Token]) -> None:
+        """Refuse ids without an embedding where they occur: some models lack one for a mask token."""
+        size = vocabulary_size(self.hf)
+        for token in tokens:
+            if token.id >= size:
+                raise ModelError(
+                    f"{self.name}: model and tokenizer do not belong together: {token.text!r} has id "
+                    f"{token.id}, but there are only {size} embeddings"
+                )
 
     @property
     def _limit(self) -> float:
@@ -349,6 +361,7 @@ class Seq2Seq:
             allow_unknown=allow_unknown,
             name="the output",
         )
+        self._require_embeddings(tokens)
         ids = [token.id for token in tokens]
         start, eos = self.decoder_start_id, self.eos_id
         if eos in ids and ids[-1] != eos:  # mBART: "… </s> fr_XX"; the language code is the decoder start
@@ -553,5 +566,4 @@ def wrap(hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str = "m
             f"the tokenizer is a {type(tokenizer).__name__}, not one of transformers' tokenizers"
         )
     check_weights(hf, name)
-    check_vocabulary(hf, tokenizer, name)
     return Seq2Seq(hf, tokenizer, family, name)
