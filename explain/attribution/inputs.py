@@ -68,15 +68,19 @@ def baseline_embedding(model: Seq2Seq, baseline: str, target_side: bool) -> Tens
 
 
 @torch.no_grad()
-def inputs_of(model: Seq2Seq, generation: Generation, baseline: str) -> Inputs:
-    """Embeddings of a generation and their baselines."""
+def inputs_of(model: Seq2Seq, generation: Generation, baseline: str, *, keep_special: bool = True) -> Inputs:
+    """Embeddings of a generation and their baselines.
+
+    Special tokens keep their embedding in the baseline unless `keep_special` is false; the decoder-start
+    token always does.
+    """
     hf, family = model.hf, model.family
     source = source_embeddings(hf, family, generation.source_ids[None].to(model.device))
     target = target_embeddings(hf, family, generation.decoder_input_ids[None].to(model.device))
-    keep_source = torch.tensor([token.special for token in generation.source_tokens], device=model.device)
-    keep_target = torch.tensor(
-        [True, *(token.special for token in generation.target_tokens[:-1])], device=model.device
-    )
+    kept = [keep_special and token.special for token in generation.source_tokens]
+    keep_source = torch.tensor(kept, device=model.device)
+    kept = [True, *(keep_special and token.special for token in generation.target_tokens[:-1])]
+    keep_target = torch.tensor(kept, device=model.device)
     absent_source = baseline_embedding(model, baseline, target_side=False)
     absent_target = baseline_embedding(model, baseline, target_side=True)
     return Inputs(

@@ -93,7 +93,7 @@ def _occlusion(work: Work, settings: OcclusionSettings) -> list[Scores]:
 
 def _occlude(work: Work, settings: OcclusionSettings, generation: Generation, question: Question) -> Scores:
     baseline = "pad" if settings.by == "attention" else settings.by
-    inputs = every_token(inputs_of(work.model, generation, baseline), work.model, baseline)
+    inputs = inputs_of(work.model, generation, baseline, keep_special=False)
     forward = presence_forward(work.model, inputs, question, settings.by)
     there = torch.ones(inputs.source.shape[:2], device=work.model.device)
     decoder = torch.ones(inputs.target.shape[:2], device=work.model.device)
@@ -109,17 +109,6 @@ def _occlude(work: Work, settings: OcclusionSettings, generation: Generation, qu
     prefix, _ = split_prefix(target.cpu())
     # The decoder-start token cannot be hidden: the first position would have nothing to attend to.
     return Scores(source.cpu(), prefix, torch.zeros(len(prefix)), used={"prefix_window": width[1]})
-
-
-def every_token(inputs: Inputs, model: Seq2Seq, baseline: str) -> Inputs:
-    """The same inputs with a baseline that hides special tokens, too; the decoder start stays."""
-    from explain.attribution.inputs import baseline_embedding
-
-    with torch.no_grad():
-        source = baseline_embedding(model, baseline, target_side=False).expand_as(inputs.source)
-        target = baseline_embedding(model, baseline, target_side=True).expand_as(inputs.target).clone()
-        target[:, 0] = inputs.target[:, 0]
-    return Inputs(inputs.source, inputs.target, inputs.source_mask, source, target)
 
 
 def _checked(forward: Callable[[Tensor, Tensor], Tensor], work: Work) -> Callable[[Tensor, Tensor], Tensor]:

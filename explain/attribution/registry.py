@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from explain.attribution.objectives import Question
 from explain.errors import ExplainError, InputError, UnknownNameError
 from explain.model import Seq2Seq
+from explain.options import checked
 from explain.results import Generation
 
 if TYPE_CHECKING:
@@ -94,16 +94,7 @@ class Method:
             UnknownNameError: the method has no such option.
             InputError: a value that the option cannot take.
         """
-        known = [field.name for field in fields(self.settings)]
-        for name in given:
-            if name not in known:
-                raise UnknownNameError(f"option of {self.name}", name, known)
-        try:
-            return TypeAdapter(self.settings).validate_python(dict(given))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise InputError(f"option of {self.name}: {where} {first['msg']}".replace("  ", " ")) from None
+        return checked(self.settings, given, f"option of {self.name}")
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
 
-from explain.errors import InputError, UnknownNameError
+from explain.errors import InputError
 from explain.model.forward import logits_from_ids, padded, padding_id
+from explain.options import checked
 
 KEPT_ALTERNATIVES = 32
 
@@ -88,15 +88,7 @@ def controls_from(options: dict[str, Any]) -> Controls:
         UnknownNameError: there is no such control.
         InputError: a value is out of range.
     """
-    for name in options:
-        if name not in Controls.__dataclass_fields__:
-            raise UnknownNameError("generation control", name, Controls.__dataclass_fields__)
-    try:
-        return TypeAdapter(Controls).validate_python(options)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"generation control {where}: {first['msg']}") from None
+    return checked(Controls, options, "generation control")
 
 
 @dataclass(frozen=True, slots=True)
