@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
-from explain.attribution import gradients, internals, perturbation
+from explain.attribution import control, gradients, internals, perturbation
 from explain.attribution.objectives import OBJECTIVES, Foil, Question, foil_text, question
 from explain.attribution.registry import Cancelled, Method, Registry, Scores, Work
 from explain.errors import InputError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 REGISTRY = Registry({})
-for _method in (*gradients.METHODS, *perturbation.METHODS, *internals.METHODS):
+for _method in (*gradients.METHODS, *perturbation.METHODS, *internals.METHODS, *control.METHODS):
     REGISTRY.add(_method)
 
 
@@ -98,7 +98,13 @@ def attribute(
     model.require_parity()
     with model.lock, analysed(model.hf):
         scores = row.run(Work(model, several, questions, tolerance, check, done), settings)
-        passes = [_pass(model, item, asked) for item, asked in zip(several, questions, strict=True)]
+        passes = [
+            _pass(model, item, asked)
+            if found.value is None or found.log_probs is None
+            # Methods that hold the logits anyway save this forward pass.
+            else (found.value.float().cpu(), found.log_probs.float().cpu())
+            for item, asked, found in zip(several, questions, scores, strict=True)
+        ]
     extra = {"intervened": list(model.intervened)} if model.intervened else {}
     results = [
         _result(model, row, {**asdict(settings), "tolerance": tolerance, **extra}, *parts)

@@ -30,6 +30,8 @@ class Scores:
     baseline_value: Tensor | None = None  # [target]
     completeness_error: Tensor | None = None  # [target]
     used: Mapping[str, Any] | None = None  # settings that the method chose while it ran
+    value: Tensor | None = None  # [target], the objective, where the method's own pass has it at hand
+    log_probs: Tensor | None = None  # [target], likewise
 
 
 class Cancelled(ExplainError):

@@ -58,25 +58,6 @@ def _chosen(name: str, wanted: tuple[int, ...] | None, count: int) -> list[int]:
     return [index % count for index in wanted]
 
 
-@dataclass(frozen=True, slots=True)
-class RandomSettings:
-    """The seed of the random numbers."""
-
-    seed: int = 0
-
-
-def _random(work: Work, settings: RandomSettings) -> list[Scores]:
-    results = []
-    for generation in work.generations:
-        dice = torch.Generator().manual_seed(settings.seed)
-        rows = len(generation.target_tokens)
-        source = torch.rand(rows, len(generation.source_tokens), generator=dice)
-        prefix, start = split_prefix(torch.rand(rows, rows, generator=dice).tril())
-        results.append(Scores(source, prefix, start))
-        work.done(1)
-    return results
-
-
 METHODS = (
     Method(
         name="attention",
@@ -91,18 +72,5 @@ METHODS = (
         "scores of a row (cross-attention) add up to 1, and so do prefix and decoder start (self-attention).",
         settings=AttentionSettings,
         run=_attention,
-    ),
-    Method(
-        name="random",
-        label="Random control",
-        kind="control",
-        signed=False,
-        objective=False,
-        contrast=False,
-        completeness=False,
-        paper="",
-        reads="Random numbers between 0 and 1: what a method must beat before it is believed.",
-        settings=RandomSettings,
-        run=_random,
     ),
 )
