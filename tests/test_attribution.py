@@ -46,7 +46,8 @@ def test_every_method_gives_a_causal_map_of_the_right_shape(model, name):
     if not row.signed:
         assert float(att.source.min()) >= 0
         assert float(att.prefix.min()) >= 0
-    assert att.completeness_error.isnan().all() != row.completeness
+    if row.completeness:  # others may measure it, too
+        assert not att.completeness_error.isnan().all()
     assert att.method == name
     assert att.objective == ("log_prob" if row.objective else "")
 
@@ -177,7 +178,7 @@ def test_gradient_methods_equal_plain_captum_at_every_position(model):
 
 def test_integrated_gradients_equal_plain_captum_at_every_position(model):
     generation = generation_of(model)
-    att = model.attribute(generation, steps=24, max_steps=24, rows=7)
+    att = model.attribute(generation, rule="midpoint", steps=24, max_steps=24, rows=7)
     inputs = inputs_of(model, generation, "pad")
     for t in range(len(generation.target_tokens)):
         (source, target), _ = both(
@@ -251,16 +252,17 @@ def test_integrated_gradients_are_complete(model):
     error = (total - difference).abs() / difference.abs()
     torch.testing.assert_close(att.completeness_error.double(), error, atol=2e-4, rtol=2e-2)
     steps = torch.tensor(att.config["steps_used"])
-    assert (att.converged | (steps == att.config["max_steps"])).all(), "an open error is raised to the end"
+    assert (att.converged | (steps > att.config["max_steps"])).all(), "an open error is raised to the end"
     assert att.converged.float().mean() > 0.8
 
 
 def test_steps_are_raised_only_where_they_are_needed(bart):
     generation = generation_of(bart)
-    rough = bart.attribute(generation, tolerance=0.5)
+    rough = bart.attribute(generation, tolerance=10)
     fine = bart.attribute(generation, tolerance=0.001)
-    assert max(rough.config["steps_used"]) == 16
-    assert max(fine.config["steps_used"]) > 16
+    assert max(rough.config["steps_used"]) == 9
+    assert max(fine.config["steps_used"]) > 9
+    assert min(fine.config["steps_used"]) < max(fine.config["steps_used"])
     assert float(fine.completeness_error.nan_to_num().max()) <= 0.001
 
 

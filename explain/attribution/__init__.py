@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 
 from explain.attribution import control, gradients, internals, perturbation
-from explain.attribution.objectives import OBJECTIVES, Foil, Question, foil_text, question
+from explain.attribution.layout import result
+from explain.attribution.memory import DEFAULT
+from explain.attribution.objectives import (
+    OBJECTIVES,
+    Foil,
+    Objective,
+    Positions,
+    Question,
+    Span,
+    question,
+)
 from explain.attribution.registry import Cancelled, Method, Registry, Scores, Work
 from explain.errors import InputError
 from explain.model import Seq2Seq
@@ -43,9 +53,13 @@ def attribute(
     generations: Generation | Sequence[Generation],
     *,
     method: str = "integrated_gradients",
-    target: str = "log_prob",
+    target: Objective = "log_prob",
     contrast: Foil | Sequence[Foil | None] | None = None,
+    contrast_span: Span | None = None,
+    contrast_input: str | Sequence[str] | None = None,
+    positions: Positions = None,
     tolerance: float = 0.01,
+    memory_budget: int = DEFAULT,
     progress: Progress | None = None,
     should_stop: Callable[[], bool] | None = None,
     **options: Any,
@@ -56,32 +70,56 @@ def attribute(
         model: an opened model.
         generations: one generation, or a list (list in, list out).
         method: a name in `methods()`.
-        target: the objective: `log_prob`, `logit`, `probability` or `entropy`.
+        target: the objective: `log_prob`, `logit`, `probability`, `entropy`, `kl_divergence` (needs
+            `contrast_input`), or a function of logits [..., target, vocabulary] and ids [target] that gives
+            [..., target].
         contrast: a foil; explains objective(token) - objective(foil). One token or word stands against every
             output token, a longer text is aligned by position. A list gives each generation its own.
+        contrast_span: the target tokens [start, end) that the contrast stands against; nothing else is
+            contrasted then.
+        contrast_input: another source text; `kl_divergence` explains how far the model's distribution is from
+            the one that it would have there.
+        positions: what to explain: a target token's number, a (start, end) span as one, `"output"` (all of it
+            as one), or a list of those; None is every token by itself. Fewer positions cost less.
         tolerance: relative completeness error that methods with completeness must reach per token.
+        memory_budget: bytes that the method may use beside the model; it shapes chunks, not results.
         progress: called with (done, all) after every generation.
         should_stop: asked between batches; True ends the work with `Cancelled`.
         **options: the method's own settings.
 
     Raises:
         UnknownNameError: no such method, objective or option.
-        InputError: a contrast or option that the method cannot take.
+        InputError: a contrast, position or option that the method cannot take.
         ParityError: the model's logits depend on how they are asked for.
+        TooLargeError: not even one row of an input fits into memory.
         Cancelled: `should_stop` said so.
     """
     row = REGISTRY.get(method)
     settings = row.options(options)
     if not isinstance(tolerance, (int, float)) or not tolerance > 0:
         raise InputError(f"tolerance is {tolerance!r}; it must be above 0 (0.01 is one per cent)")
+    if not isinstance(memory_budget, int) or memory_budget < 1:
+        raise InputError(f"memory_budget is {memory_budget!r}; give a number of bytes, such as {DEFAULT}")
     several = as_list(generations)
-    foils = _foils(contrast, len(several))
+    foils = _each(contrast, len(several), "contrasts")
+    inputs = _each(contrast_input, len(several), "contrast inputs")
     if any(foil is not None for foil in foils) and not row.contrast:
         raise InputError(f"{method} explains no objective, so it takes no contrast")
-    if target != "log_prob" and target in OBJECTIVES and not row.objective:
-        raise InputError(f"{method} explains no objective, so {target} cannot be asked of it")
+    if target != "log_prob" and (callable(target) or target in OBJECTIVES) and not row.objective:
+        raise InputError(f"{method} explains no objective, so {_name(target)} cannot be asked of it")
     _require_same_vocabulary(model, several)
-    questions = [question(model, item, target, foil) for item, foil in zip(several, foils, strict=True)]
+    questions = [
+        question(
+            model,
+            item,
+            target,
+            foil,
+            contrast_span=contrast_span,
+            contrast_input=other,
+            positions=positions,
+        )
+        for item, foil, other in zip(several, foils, inputs, strict=True)
+    ]
     finished = 0
 
     def done(count: int) -> None:
@@ -96,31 +134,47 @@ def attribute(
 
     check()
     model.require_parity()
+    config: dict[str, Any] = {**asdict(settings), "tolerance": tolerance}
+    if contrast_span is not None:
+        config["contrast_span"] = list(contrast_span)
+    if model.intervened:
+        config["intervened"] = list(model.intervened)
     with model.lock, analysed(model.hf):
-        scores = row.run(Work(model, several, questions, tolerance, check, done), settings)
-        passes = [
-            _pass(model, item, asked)
-            if found.value is None or found.log_probs is None
-            # Methods that hold the logits anyway save this forward pass.
-            else (found.value.float().cpu(), found.log_probs.float().cpu())
-            for item, asked, found in zip(several, questions, scores, strict=True)
-        ]
-    extra = {"intervened": list(model.intervened)} if model.intervened else {}
+        work = Work(model, several, questions, tolerance, check, done, memory_budget)
+        scores = row.run(work, settings)
+        passes = [_pass(model, *parts) for parts in zip(several, questions, scores, strict=True)]
+    digest = model.digest
     results = [
-        _result(model, row, {**asdict(settings), "tolerance": tolerance, **extra}, *parts)
-        for parts in zip(several, questions, scores, passes, foils, strict=True)
+        result(
+            row,
+            item,
+            asked,
+            found,
+            foil=foil,
+            value=value,
+            log_probs=log_probs,
+            config=config if other is None else {**config, "contrast_input": other},
+            model_digest=digest,
+        )
+        for item, asked, found, (value, log_probs), foil, other in zip(
+            several, questions, scores, passes, foils, inputs, strict=True
+        )
     ]
     return results[0] if isinstance(generations, Generation) else results
 
 
-def _foils(contrast: Any, count: int) -> list[Foil | None]:
-    """One foil per generation."""
-    if contrast is None or isinstance(contrast, (str, int, Token, Alternative)):
-        return [contrast] * count
-    foils = list(contrast) if isinstance(contrast, (list, tuple)) else [contrast] * count
-    if len(foils) != count:
-        raise InputError(f"{len(foils)} contrasts for {count} generations; give one, or one for each")
-    return foils
+def _name(target: Objective) -> str:
+    return target if isinstance(target, str) else getattr(target, "__name__", "custom")
+
+
+def _each(given: Any, count: int, name: str) -> list[Any]:
+    """One of what was given per generation."""
+    if given is None or isinstance(given, (str, int, Token, Alternative)):
+        return [given] * count
+    items = list(given) if isinstance(given, (list, tuple)) else [given] * count
+    if len(items) != count:
+        raise InputError(f"{len(items)} {name} for {count} generations; give one, or one for each")
+    return items
 
 
 def _require_same_vocabulary(model: Seq2Seq, generations: Sequence[Generation]) -> None:
@@ -130,11 +184,16 @@ def _require_same_vocabulary(model: Seq2Seq, generations: Sequence[Generation]) 
             raise InputError("this output was written with another vocabulary than the model's")
 
 
-def _pass(model: Seq2Seq, generation: Generation, asked: Question) -> tuple[torch.Tensor, torch.Tensor]:
-    """The objective and the log-probability of each token, float [target], as this model has them now.
+def _pass(
+    model: Seq2Seq, generation: Generation, asked: Question, scores: Scores
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The objective [rows] and the log-probability of each token [target], as this model has them now.
 
-    Not those of the generation: it may come from another model, or from before an intervention.
+    Not those of the generation: it may come from another model, or from before an intervention. Methods that
+    hold the logits anyway save this forward pass.
     """
+    if scores.value is not None and scores.log_probs is not None:
+        return scores.value.float().cpu(), scores.log_probs.float().cpu()
     source = generation.source_ids[None].to(model.device)
     with torch.no_grad():
         logits = logits_from_ids(
@@ -142,44 +201,6 @@ def _pass(model: Seq2Seq, generation: Generation, asked: Question) -> tuple[torc
         )
         log_probs = OBJECTIVES["log_prob"].function(logits, asked.targets)[0]
         return asked(logits)[0].float().cpu(), log_probs.cpu()
-
-
-def _result(
-    model: Seq2Seq,
-    row: Method,
-    config: dict[str, Any],
-    generation: Generation,
-    asked: Question,
-    scores: Scores,
-    found: tuple[torch.Tensor, torch.Tensor],
-    foil: Foil | None,
-) -> Attribution:
-    value, log_probs = found
-    undefined = torch.full((len(generation.target_tokens),), torch.nan)
-    config |= scores.used or {}
-    if foil is not None:
-        config["contrasted"] = asked.contrasted.tolist()
-    return Attribution(
-        method=row.name,
-        objective=asked.objective if row.objective else "",
-        contrast=None if foil is None else foil_text(foil),
-        units=asked.units if row.objective else "share",
-        signed=row.signed,
-        source_text=generation.source_text,
-        target_text=generation.target_text,
-        source_tokens=generation.source_tokens,
-        target_tokens=generation.target_tokens,
-        source=scores.source.float(),
-        prefix=scores.prefix.float(),
-        start=scores.start.float(),
-        within=torch.zeros(len(generation.target_tokens)),
-        value=value if row.objective else undefined,
-        baseline_value=undefined if scores.baseline_value is None else scores.baseline_value,
-        completeness_error=undefined if scores.completeness_error is None else scores.completeness_error,
-        log_probs=log_probs,
-        config=dict(config),
-        model_digest=model.digest,
-    )
 
 
 __all__ = ["OBJECTIVES", "REGISTRY", "Cancelled", "Method", "Registry", "attribute", "methods"]

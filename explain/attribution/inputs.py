@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,12 +93,16 @@ def inputs_of(model: Seq2Seq, generation: Generation, baseline: str, *, keep_spe
     )
 
 
-def split_prefix(decoder: Tensor) -> tuple[Tensor, Tensor]:
-    """Scores per decoder position [target, target] -> prefix [target, target] and start [target].
+def split_prefix(decoder: Tensor, spans: Sequence[tuple[int, int]] | None = None) -> tuple[Tensor, Tensor]:
+    """Scores per decoder position [rows, target] -> prefix [rows, target] and start [rows].
 
     Decoder position 0 is the decoder-start token and position u + 1 is target token u, so the columns move
-    one to the left; the last target token is never an input.
+    one to the left; the last target token is never an input. A row that explains target tokens [start, end)
+    can only be influenced by tokens before its last one; without `spans` row t explains token t.
     """
-    rows = decoder.shape[0]
+    rows, columns = decoder.shape
     prefix = torch.cat([decoder[:, 1:], decoder.new_zeros(rows, 1)], dim=1)
-    return prefix.tril(-1), decoder[:, 0].clone()
+    last = torch.arange(rows) if spans is None else torch.tensor([end - 1 for _, end in spans])
+    earlier = torch.arange(columns)[None, :] < last[:, None]
+    # Not a product: what lies after the token may be anything, and nan times 0 is nan.
+    return prefix.masked_fill(~earlier.to(decoder.device), 0), decoder[:, 0].clone()

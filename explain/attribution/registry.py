@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from explain.attribution.memory import DEFAULT
 from explain.attribution.objectives import Question
 from explain.errors import ExplainError, InputError, UnknownNameError
 from explain.model import Seq2Seq
@@ -22,16 +23,20 @@ KINDS = ("gradient", "perturbation", "internals", "control")
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What a method computes for one generation; see `Attribution` for the meaning of each field."""
+    """What a method computes for one generation; see `Attribution` for the meaning of each field.
 
-    source: Tensor  # [target, source]
-    prefix: Tensor  # [target, target]
-    start: Tensor  # [target]
-    baseline_value: Tensor | None = None  # [target]
-    completeness_error: Tensor | None = None  # [target]
+    A row is what `Question.spans` says: a target token, or several explained as one. Methods that explain no
+    objective give a row for every target token.
+    """
+
+    source: Tensor  # [rows, source]
+    prefix: Tensor  # [rows, target]
+    start: Tensor  # [rows]
+    baseline_value: Tensor | None = None  # [rows]
+    completeness_error: Tensor | None = None  # [rows]
     used: Mapping[str, Any] | None = None  # settings that the method chose while it ran
-    value: Tensor | None = None  # [target], the objective, where the method's own pass has it at hand
-    log_probs: Tensor | None = None  # [target], likewise
+    value: Tensor | None = None  # [rows], the objective, where the method's own pass has it at hand
+    log_probs: Tensor | None = None  # [target], likewise; of every token
 
 
 class Cancelled(ExplainError):
@@ -43,7 +48,8 @@ class Work:
     """What a method is given: the opened model and, one by one, generations with their questions.
 
     `check()` raises `Cancelled` when the caller asked to stop; methods call it between batches.
-    `done(n)` reports that n more generations are finished.
+    `done(n)` reports that n more generations are finished. `budget` is the memory in bytes that the method
+    may use beside the model.
     """
 
     model: Seq2Seq
@@ -52,6 +58,7 @@ class Work:
     tolerance: float
     check: Callable[[], None]
     done: Callable[[int], None]
+    budget: int = DEFAULT
 
 
 Run = Callable[[Work, Any], list[Scores]]

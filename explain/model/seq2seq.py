@@ -222,6 +222,15 @@ class Seq2Seq:
                     )
         return results[0] if single else results
 
+    def source_ids(self, source: str, *, allow_unknown: bool = False) -> Tensor:
+        """Ids [source] of a source text as the encoder reads it.
+
+        Raises:
+            InputError: a text that cannot be used.
+        """
+        with self.lock:
+            return _ids(self._source_tokens(source, allow_unknown))
+
     # ---- inside ------------------------------------------------------------------------------------------
 
     @overload

@@ -1,0 +1,158 @@
+"""One graph for all output positions of several generations, and batched vector–Jacobian products over it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from explain.attribution.inputs import Inputs, inputs_of
+from explain.attribution.objectives import Question
+from explain.attribution.passes import values_from_hidden
+from explain.attribution.registry import Work
+from explain.model import Seq2Seq
+from explain.model.forward import batches, hidden_of, states_of
+
+Columns = Sequence[Sequence[int]]
+"""For each generation of a batch, the rows of its question that are asked for."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Generations of like lengths, right-padded together.
+
+    Attributes:
+        model: the opened model.
+        questions: what to explain, one per generation.
+        source, source_baseline: [batch, source, width].
+        target, target_baseline: [batch, target, width], decoder inputs up to the last position that matters.
+        source_mask: [batch, source], 1 where there is a token.
+        source_lengths, target_lengths: tokens of each generation without padding.
+    """
+
+    model: Seq2Seq
+    questions: Sequence[Question]
+    source: Tensor
+    target: Tensor
+    source_baseline: Tensor
+    target_baseline: Tensor
+    source_mask: Tensor
+    source_lengths: Sequence[int]
+    target_lengths: Sequence[int]
+
+    def values(self, source: Tensor, target: Tensor) -> Tensor:
+        """The explained numbers of n versions of every generation.
+
+        Args:
+            source: [batch · n, source, width], the versions of a generation side by side.
+            target: [batch · n, target, width].
+
+        Returns:
+            float [batch, n, rows]; generations with fewer rows are filled up with zeros.
+        """
+        count = len(self.questions)
+        versions = len(source) // count
+        mask = self.source_mask.repeat_interleave(versions, dim=0)
+        hf, family = self.model.hf, self.model.family
+        states = states_of(hf, family, source, mask)
+        hidden = hidden_of(hf, family, states, target, mask)
+        most = max(len(question.spans) for question in self.questions)
+        parts = []
+        for question, own, encoded, decoder, seen in zip(
+            self.questions,
+            hidden.chunk(count),
+            states.chunk(count),
+            target.chunk(count),
+            mask.chunk(count),
+            strict=True,
+        ):
+            values = values_from_hidden(self.model, question, own, encoded, decoder, seen)
+            parts.append(torch.nn.functional.pad(values, (0, most - values.shape[-1])))
+        return torch.stack(parts)
+
+    def own_rows(self, values: Tensor, index: int) -> Tensor:
+        """Cut [..., rows] of one generation to the rows of its question."""
+        return values[..., : len(self.questions[index].spans)]
+
+
+def batched(work: Work, baseline: str, size: int) -> list[tuple[list[int], Batch]]:
+    """The generations in batches of like lengths, with their numbers, longest first."""
+    made = []
+    for part in batches(work.generations, size):
+        inputs = [inputs_of(work.model, work.generations[i], baseline) for i in part]
+        made.append((part, _together(work.model, [work.questions[i] for i in part], inputs)))
+    return made
+
+
+def _together(model: Seq2Seq, questions: Sequence[Question], inputs: Sequence[Inputs]) -> Batch:
+    lengths = [question.length for question in questions]
+
+    def padded(rows: Sequence[Tensor]) -> Tensor:
+        return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
+
+    return Batch(
+        model=model,
+        questions=questions,
+        source=padded([item.source[0] for item in inputs]),
+        target=padded([item.target[0, :n] for item, n in zip(inputs, lengths, strict=True)]),
+        source_baseline=padded([item.source_baseline[0] for item in inputs]),
+        target_baseline=padded(
+            [item.target_baseline[0, :n] for item, n in zip(inputs, lengths, strict=True)]
+        ),
+        source_mask=padded([item.source_mask[0] for item in inputs]),
+        source_lengths=[item.source.shape[1] for item in inputs],
+        target_lengths=lengths,
+    )
+
+
+def chosen(values: Tensor, columns: Columns) -> Tensor:
+    """The asked rows of every generation: [batch, n, rows] -> [batch, n, columns].
+
+    Generations that ask for fewer get zeros, which have no gradient.
+    """
+    most = max(len(rows) for rows in columns)
+    index = torch.tensor([[*rows, *[0] * (most - len(rows))] for rows in columns], device=values.device)
+    real = torch.tensor([[1.0] * len(rows) + [0.0] * (most - len(rows)) for rows in columns])
+    picked = values.gather(2, index[:, None, :].expand(-1, values.shape[1], -1))
+    return picked * real.to(values)[:, None, :]
+
+
+def jacobian_rows(
+    values: Tensor,  # [batch, n, columns]
+    inputs: Sequence[Tensor],  # each [batch · n, ...]
+    size: int,
+    check: Callable[[], None],
+) -> list[list[Tensor]]:
+    """Gradients of every column with respect to the inputs, `size` columns at a time.
+
+    Rows of a batch are independent of each other, so one backward pass per column serves all of them, and
+    columns are batched on top (a vector–Jacobian product with `is_grads_batched`).
+
+    Returns:
+        For each chunk of columns, for each input, [columns, batch · n, ...].
+    """
+    count = values.shape[-1]
+    chunks = []
+    for begin in range(0, count, size):
+        check()
+        width = min(size, count - begin)
+        ones = torch.zeros(width, *values.shape, dtype=values.dtype, device=values.device)
+        ones[torch.arange(width), :, :, begin + torch.arange(width)] = 1
+        keep = begin + width < count
+        if width == 1:
+            grads = torch.autograd.grad(values, list(inputs), ones[0], retain_graph=keep, allow_unused=True)
+            grads = [None if grad is None else grad[None] for grad in grads]
+        else:
+            grads = torch.autograd.grad(
+                values, list(inputs), ones, retain_graph=keep, allow_unused=True, is_grads_batched=True
+            )
+        chunks.append(
+            # An intervention may have cut an input off: its gradient is then 0.
+            [
+                grad if grad is not None else torch.zeros(width, *given.shape, device=given.device)
+                for grad, given in zip(grads, inputs, strict=True)
+            ]
+        )
+    return chunks

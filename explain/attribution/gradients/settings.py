@@ -1,0 +1,43 @@
+"""Options that gradient methods share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from explain.attribution.gradients.quadrature import RULES
+
+
+@dataclass(frozen=True, slots=True)
+class PathSettings:
+    """`baseline` stands for "no token"; steps double from `steps` to `max_steps` until the tolerance is met.
+
+    `rule` is `nested` (evenly spaced, points re-used), `midpoint` or `gauss_legendre` (Captum's default);
+    `rows` is how many points of the path go through the model at once, at most, and `batch_size` how many
+    generations: they shape memory and time, not results.
+    """
+
+    baseline: str = "pad"
+    steps: int = 8
+    max_steps: int = 1024
+    rule: str = "nested"
+    rows: int = 64
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        check_path(self)
+
+
+def check_path(settings: PathSettings) -> None:
+    """Refuse numbers that make no path.
+
+    Raises:
+        ValueError: says which.
+    """
+    if not 2 <= settings.steps <= settings.max_steps:
+        raise ValueError(
+            f"steps={settings.steps} must be at least 2 and at most max_steps={settings.max_steps}"
+        )
+    if settings.rule not in RULES:
+        raise ValueError(f"rule={settings.rule!r} is not one of {', '.join(RULES)}")
+    if settings.rows < 1 or settings.batch_size < 1:
+        raise ValueError("rows and batch_size must be at least 1")
