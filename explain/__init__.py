@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from explain.attribution import attribute, methods
+    from explain.attribution import attribute, methods, source_share
     from explain.errors import ExplainError
     from explain.model import Seq2Seq, load, wrap
     from explain.report import report
@@ -28,6 +28,7 @@ _ROOMS = {
     "load_capture": "explain.results",
     "methods": "explain.attribution",
     "report": "explain.report",
+    "source_share": "explain.attribution",
     "wrap": "explain.model",
 }
 
@@ -44,6 +45,7 @@ __all__ = [
     "load_capture",
     "methods",
     "report",
+    "source_share",
     "wrap",
 ]
 

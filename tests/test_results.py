@@ -262,6 +262,7 @@ def test_public_names_are_these():
         "load_capture",
         "methods",
         "report",
+        "source_share",
         "wrap",
     }
     assert all(callable(getattr(explain, name)) for name in explain.__all__)

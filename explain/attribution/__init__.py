@@ -21,6 +21,7 @@ from explain.attribution.objectives import (
     question,
 )
 from explain.attribution.registry import Cancelled, Method, Registry, Scores, Work
+from explain.attribution.shares import SourceShare, source_share
 from explain.errors import InputError
 from explain.model import Seq2Seq
 from explain.model.families import vocabulary_size
@@ -203,4 +204,14 @@ def _pass(
         return asked(logits)[0].float().cpu(), log_probs.cpu()
 
 
-__all__ = ["OBJECTIVES", "REGISTRY", "Cancelled", "Method", "Registry", "attribute", "methods"]
+__all__ = [
+    "OBJECTIVES",
+    "REGISTRY",
+    "Cancelled",
+    "Method",
+    "Registry",
+    "SourceShare",
+    "attribute",
+    "methods",
+    "source_share",
+]

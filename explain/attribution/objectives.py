@@ -111,6 +111,12 @@ class Question:
         """Each target token is a row of its own."""
         return len(self.spans) == len(self.targets)
 
+    @property
+    def is_log_prob(self) -> bool:
+        """The rows are the log-probabilities of all target tokens, so nothing else need be computed."""
+        plain = self.function is None and self.foils is None and self.objective == "log_prob"
+        return plain and self.every_token
+
     def __call__(self, logits: Tensor) -> Tensor:
         """The explained numbers: logits [..., target, vocabulary] -> [..., rows].
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -37,6 +37,11 @@ class Scores:
     used: Mapping[str, Any] | None = None  # settings that the method chose while it ran
     value: Tensor | None = None  # [rows], the objective, where the method's own pass has it at hand
     log_probs: Tensor | None = None  # [target], likewise; of every token
+
+    def with_values(self, question: Question, value: Tensor) -> Scores:
+        """The same scores with the objective [rows] at the input, which saves computing it again."""
+        value = value.detach().float().cpu()
+        return replace(self, value=value, log_probs=value if question.is_log_prob else self.log_probs)
 
 
 class Cancelled(ExplainError):

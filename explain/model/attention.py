@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,18 +17,26 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
+from explain.model.families import all_modules
+
 NAME = "explain"
 POINTS = ("q", "k", "v", "scores", "pattern", "z")
 
 PointFunction = Callable[[Tensor], Tensor]
+# (q, k, v, pattern, scaling) -> z: mixes the values by the pattern, with gradients of its own.
+Mixer = Callable[[Tensor, Tensor, Tensor, Tensor, float], Tensor]
 
 
 @dataclass(frozen=True)
 class Tap:
-    """Functions to call inside attention: `sites` maps `id(module)` to a hook-point prefix."""
+    """Functions to call inside attention: `sites` maps `id(module)` to a hook-point prefix.
+
+    `mixers` replace, by prefix, the product of pattern and values.
+    """
 
     sites: Mapping[int, str]
     functions: Mapping[str, PointFunction]
+    mixers: Mapping[str, Mixer] = field(default_factory=dict)
 
 
 # Which taps are active belongs to the running thread or task, never to the process.
@@ -61,9 +69,8 @@ def attention(
         return tensor
 
     query, key, value = point("q", query), point("k", key), point("v", value)
-    scores = torch.matmul(query, key.transpose(2, 3)) * (
-        query.size(-1) ** -0.5 if scaling is None else scaling
-    )
+    scale: float = query.size(-1) ** -0.5 if scaling is None else scaling
+    scores = torch.matmul(query, key.transpose(2, 3)) * scale
     if position_bias is not None:
         scores = scores + position_bias
     if attention_mask is not None:
@@ -71,7 +78,9 @@ def attention(
     scores = point("scores", scores)  # [batch, head, query, key], masked keys at the dtype's minimum
     pattern = nn.functional.softmax(scores, dim=-1)
     pattern = point("pattern", nn.functional.dropout(pattern, p=dropout, training=module.training))
-    z = point("z", torch.matmul(pattern, value))  # [batch, head, query, head_dim]
+    mixer = next((tap.mixers[site] for tap, site in taps if site in tap.mixers), None)
+    z = torch.matmul(pattern, value) if mixer is None else mixer(query, key, value, pattern, scale)
+    z = point("z", z)  # [batch, head, query, head_dim]
     return z.transpose(1, 2).contiguous(), pattern
 
 
@@ -83,7 +92,7 @@ AttentionMaskInterface.register(NAME, eager_mask)
 @contextmanager
 def tapped(hf: PreTrainedModel, tap: Tap) -> Iterator[None]:
     """Run the model's attention through `attention` with a tap; afterwards everything is as it was."""
-    configs = {id(part.config): part.config for part in hf.modules() if isinstance(part, PreTrainedModel)}
+    configs = {id(part.config): part.config for part in all_modules(hf) if isinstance(part, PreTrainedModel)}
     before = {key: config._attn_implementation for key, config in configs.items()}
     token = _TAPS.set((*_TAPS.get(), tap))
     try:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 
 from explain.errors import InputError, UnknownNameError
 from explain.model.attention import POINTS, PointFunction, Tap, tapped
-from explain.model.families import Family, Side, layers, submodule
+from explain.model.families import Family, Side, all_modules, layers, submodule
 
 Handle = Any
 
@@ -155,14 +155,19 @@ def analysed(hf: PreTrainedModel) -> Iterator[None]:
 
     Frozen parameters make a backward pass to the inputs cost two forwards instead of up to five.
     """
-    modes = [(module, module.training) for module in hf.modules()]
-    gradients = [(parameter, parameter.requires_grad) for parameter in hf.parameters()]
+    modules = all_modules(hf)
+    training = [module for module in modules if module.training]
+    # A shared parameter is found more than once, which does no harm: all its rows say the same.
+    trained = [p for m in modules for p in m._parameters.values() if p is not None and p.requires_grad]
     try:
-        hf.eval()
-        hf.requires_grad_(False)
+        # Only what differs is touched: inside another such block nothing is, and this costs next to nothing.
+        for module in training:
+            module.training = False
+        for parameter in trained:
+            parameter.requires_grad_(False)
         yield
     finally:
-        for module, training in modes:
-            module.training = training
-        for parameter, required in gradients:
-            parameter.requires_grad_(required)
+        for module in training:
+            module.training = True
+        for parameter in trained:
+            parameter.requires_grad_(True)

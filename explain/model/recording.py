@@ -47,10 +47,11 @@ def record(
     kept: dict[int, Capture] = {}
     used, folder = 0, None
     for part in batches(generations, batch_size):
-        recorded = _run(hf, family, [generations[i] for i in part], names)
-        for row, index in enumerate(part):
-            sizes = len(generations[index].source_tokens), len(generations[index].target_tokens)
-            tensors = {name: _unpadded(name, recorded[name][row : row + 1], *sizes, dtype) for name in names}
+        with analysed(hf):
+            found = passes(hf, family, generations, names, part, device="cpu")
+        for index, views in found:
+            # A copy, or the padded batch would stay alive.
+            tensors = {name: view.to(dtype or view.dtype, copy=True) for name, view in views.items()}
             used += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
             if memory_budget is not None and used > memory_budget:
                 folder = folder or TemporaryFolder()
@@ -64,28 +65,44 @@ def record(
     return [kept[i] for i in range(len(generations))]
 
 
-def _run(
-    hf: PreTrainedModel, family: Family, generations: Sequence[Generation], names: Sequence[str]
-) -> dict[str, Tensor]:
-    """Padded activations of one batch, on the CPU."""
+def passes(
+    hf: PreTrainedModel,
+    family: Family,
+    generations: Sequence[Generation],
+    names: Sequence[str],
+    part: Sequence[int],
+    *,
+    device: str | None = None,
+) -> list[tuple[int, dict[str, Tensor]]]:
+    """One teacher-forced pass over the generations at the indices `part`, to be run inside `analysed`.
+
+    Returns:
+        Each index with its activations as in `Capture`, but as views of the padded batch, on `device` (by
+        default the model's own, where nothing is copied).
+    """
+    chosen = [generations[i] for i in part]
     recorded: dict[str, Tensor] = {}
 
     def recorder(name: str) -> PointFunction:
         def keep(tensor: Tensor) -> Tensor:
-            recorded[name] = tensor.detach().cpu()
+            recorded[name] = tensor.detach().to(device or tensor.device)
             return tensor
 
         return keep
 
-    source, mask = padded([item.source_ids for item in generations], padding_id(hf))
-    decoder, _ = padded([item.decoder_input_ids for item in generations], padding_id(hf))
+    source, mask = padded([item.source_ids for item in chosen], padding_id(hf))
+    decoder, _ = padded([item.decoder_input_ids for item in chosen], padding_id(hf))
     functions = {name: recorder(name) for name in names}
-    with analysed(hf), torch.no_grad(), hooked(hf, family, functions):
+    with torch.no_grad(), hooked(hf, family, functions):
         logits_from_ids(hf, source.to(hf.device), mask.to(hf.device), decoder.to(hf.device))
-    return recorded
+    found = []
+    for row, index in enumerate(part):
+        sizes = len(generations[index].source_tokens), len(generations[index].target_tokens)
+        found.append((index, {n: _unpadded(n, recorded[n][row : row + 1], *sizes) for n in names}))
+    return found
 
 
-def _unpadded(name: str, tensor: Tensor, source: int, target: int, dtype: torch.dtype | None) -> Tensor:
+def _unpadded(name: str, tensor: Tensor, source: int, target: int) -> Tensor:
     """Cut one example's tensor to its real positions."""
     own = source if name.startswith("encoder") else target
     point = name.rpartition(".")[2]
@@ -98,7 +115,7 @@ def _unpadded(name: str, tensor: Tensor, source: int, target: int, dtype: torch.
         tensor = tensor[:, :, :across]
     else:
         tensor = tensor[:, :own]
-    return tensor.to(dtype or tensor.dtype, copy=True)  # a copy, or the padded batch would stay alive
+    return tensor
 
 
 def _on_disk(

@@ -77,17 +77,21 @@ class Batch:
         return values[..., : len(self.questions[index].spans)]
 
 
-def batched(work: Work, baseline: str, size: int) -> list[tuple[list[int], Batch]]:
-    """The generations in batches of like lengths, with their numbers, longest first."""
+def batched(work: Work, baseline: str, size: int, *, crop: bool = True) -> list[tuple[list[int], Batch]]:
+    """The generations in batches of like lengths, with their numbers, longest first.
+
+    Targets end where nothing that was asked for can depend on them, unless `crop` is false: methods that draw
+    random numbers would draw others.
+    """
     made = []
     for part in batches(work.generations, size):
         inputs = [inputs_of(work.model, work.generations[i], baseline) for i in part]
-        made.append((part, _together(work.model, [work.questions[i] for i in part], inputs)))
+        made.append((part, _together(work.model, [work.questions[i] for i in part], inputs, crop)))
     return made
 
 
-def _together(model: Seq2Seq, questions: Sequence[Question], inputs: Sequence[Inputs]) -> Batch:
-    lengths = [question.length for question in questions]
+def _together(model: Seq2Seq, questions: Sequence[Question], inputs: Sequence[Inputs], crop: bool) -> Batch:
+    lengths = [question.length if crop else len(question.targets) for question in questions]
 
     def padded(rows: Sequence[Tensor]) -> Tensor:
         return torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)

@@ -20,7 +20,7 @@ Explainer = Callable[[Callable[..., Tensor], Callable[..., Any]], Any]
 
 def over_columns(
     work: Work, batch: Batch, explain: Explainer, reduce: Callable[[Tensor], Tensor], versions: int = 1
-) -> list[tuple[Tensor, Tensor]]:
+) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Run a Captum class on as many rows of the questions at a time as fit the memory budget.
 
     Captum is given inputs [batch · n, 1, tokens, width] and gradients [batch · n, columns, tokens, width], so
@@ -34,32 +34,36 @@ def over_columns(
         versions: how many versions of each generation Captum will run at once.
 
     Returns:
-        For each generation source scores [rows, source] and decoder scores [rows, target].
+        For each generation source scores [rows, source], decoder scores [rows, target], and the objective
+        [rows] at the first version.
     """
     count, source, target = len(batch.questions), batch.source.shape[1], batch.target.shape[1]
     graph = count * versions * graph_row_bytes(work.model, source, target)
     row = count * versions * backward_row_bytes(work.model, source, target)
     size = rows_within(max(work.budget - graph, work.budget // 4), row, 64)
     most = max(len(question.spans) for question in batch.questions)
-    parts: list[tuple[Tensor, Tensor]] = []
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for begin in range(0, most, size):
         work.check()
         columns = [list(range(begin, min(begin + size, len(question.spans)))) for question in batch.questions]
-        found = explain(_forward(batch, columns), _gradients(size, work.check))
+        seen: list[Tensor] = []
+        found = explain(_forward(batch, columns, seen), _gradients(size, work.check))
         source_scores, target_scores = (reduce(scores.detach().float()).cpu() for scores in found)
-        parts.append((source_scores, target_scores))
+        parts.append((source_scores, target_scores, seen[0][:, 0]))
     results = []
     for b, question in enumerate(batch.questions):
-        own = [torch.cat([part[side][b] for part in parts])[: len(question.spans)] for side in (0, 1)]
+        own = [torch.cat([part[side][b] for part in parts])[: len(question.spans)] for side in (0, 1, 2)]
         decoder = own[1][:, : batch.target_lengths[b]]
         whole = torch.nn.functional.pad(decoder, (0, len(question.targets) - decoder.shape[1]))
-        results.append((own[0][:, : batch.source_lengths[b]], whole))
+        results.append((own[0][:, : batch.source_lengths[b]], whole, own[2]))
     return results
 
 
-def _forward(batch: Batch, columns: Columns) -> Callable[[Tensor, Tensor], Tensor]:
+def _forward(batch: Batch, columns: Columns, seen: list[Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     def forward(source: Tensor, target: Tensor) -> Tensor:
-        return chosen(batch.values(source[:, 0], target[:, 0]), columns)  # [batch, n, columns]
+        values = chosen(batch.values(source[:, 0], target[:, 0]), columns)  # [batch, n, columns]
+        seen.append(values.detach())
+        return values
 
     return forward
 

@@ -42,29 +42,35 @@ def _run(
     batch_size: int = 1,
     versions: int = 1,
     complete: bool = False,
+    at_input: bool = False,
 ) -> list[Scores]:
-    """Run one Captum class over all generations; `complete` adds the measured completeness error."""
+    """Run one Captum class over all generations.
+
+    `complete` adds the measured completeness error; `at_input` says that the class looks at the input itself,
+    so that the objective there is known.
+    """
     results: dict[int, Scores] = {}
-    for numbers, batch in batched(work, baseline, batch_size):
+    for numbers, batch in batched(work, baseline, batch_size, crop=at_input):
         work.check()
         found = over_columns(work, batch, explainer(batch), reduce, versions)
         evidence: list[dict[str, Any]] = _evidence(batch, found) if complete else [{} for _ in numbers]
-        for number, question, (source, decoder), extra in zip(
+        for number, question, (source, decoder, value), extra in zip(
             numbers, batch.questions, found, evidence, strict=True
         ):
             prefix, start = split_prefix(decoder, question.spans)
-            results[number] = Scores(source, prefix, start, **extra)
+            scores = Scores(source, prefix, start, **extra)
+            results[number] = scores.with_values(question, value) if at_input else scores
             work.done(1)
     return [results[i] for i in range(len(results))]
 
 
 @torch.no_grad()
-def _evidence(batch: Batch, found: list[tuple[Tensor, Tensor]]) -> list[dict[str, Any]]:
+def _evidence(batch: Batch, found: list[tuple[Tensor, Tensor, Tensor]]) -> list[dict[str, Any]]:
     """How far the scores are from adding up to the difference to the baseline, measured."""
     evidence: list[dict[str, Any]] = []
     base = batch.values(batch.source_baseline, batch.target_baseline)[:, 0].double().cpu()
     value = batch.values(batch.source, batch.target)[:, 0].double().cpu()
-    for b, (source, decoder) in enumerate(found):
+    for b, (source, decoder, _) in enumerate(found):
         low = batch.own_rows(base[b], b)
         difference = batch.own_rows(value[b], b) - low
         off = source.double().sum(1) + decoder.double().sum(1) - difference
@@ -113,7 +119,8 @@ def _saliency(work: Work, settings: SaliencySettings) -> list[Scores]:
 
         return explain
 
-    return _run(work, explainer, REDUCTIONS[settings.reduction], batch_size=settings.batch_size)
+    reduce = REDUCTIONS[settings.reduction]
+    return _run(work, explainer, reduce, batch_size=settings.batch_size, at_input=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +142,7 @@ def _input_x_gradient(work: Work, settings: InputXGradientSettings) -> list[Scor
 
         return explain
 
-    return _run(work, explainer, _sum, batch_size=settings.batch_size)
+    return _run(work, explainer, _sum, batch_size=settings.batch_size, at_input=True)
 
 
 @dataclass(frozen=True, slots=True)

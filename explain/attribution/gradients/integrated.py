@@ -52,11 +52,10 @@ def _batch(work: Work, settings: PathSettings, batch: Batch) -> list[Scores]:
                 source,
                 prefix,
                 start,
-                value=None,
                 baseline_value=base[b].float().cpu(),
                 completeness_error=integral.error.float(),
                 used={"steps_used": integral.points.tolist(), "rules_used": integral.rules},
-            )
+            ).with_values(batch.questions[b], value[b])
         )
     return results
 

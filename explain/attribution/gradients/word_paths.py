@@ -151,7 +151,9 @@ def word_path(start: Tensor, end: Tensor, words: Tensor, steps: int, neighbors: 
         float [steps + 1, tokens, width], from `start` to `end`, monotone in every coordinate.
     """
     points, current = [end], end
-    visited = (torch.cdist(end, words) < 1e-6) | (torch.cdist(start, words) < 1e-6)  # [tokens, vocabulary]
+    # The words at both ends count as visited: a path that stays where it is gets nowhere.
+    ends = torch.stack([torch.cdist(end, words).argmin(1), torch.cdist(start, words).argmin(1)], 1)
+    visited = torch.zeros(len(end), len(words), dtype=torch.bool, device=end.device).scatter_(1, ends, True)
     for left in range(steps - 1, 0, -1):
         line = start + (current - start) * left / (left + 1)  # the next point of the straight line
         distance = torch.cdist(current, words).masked_fill(visited, torch.inf)
