@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import fields
+import functools
+from collections.abc import Iterable, Mapping
+from dataclasses import field, fields
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -11,6 +12,14 @@ from pydantic import TypeAdapter, ValidationError
 from explain.errors import InputError, UnknownNameError
 
 T = TypeVar("T")
+
+# Building one takes longer than a small model's forward pass.
+_adapter = functools.lru_cache(maxsize=None)(TypeAdapter)
+
+
+def choice(default: str, choices: Iterable[str]) -> Any:
+    """The field of an option that takes one of a few names; forms and lists read them from its metadata."""
+    return field(default=default, metadata={"choices": tuple(choices)})
 
 
 def checked(kind: type[T], given: Mapping[str, Any], label: str) -> T:
@@ -25,7 +34,7 @@ def checked(kind: type[T], given: Mapping[str, Any], label: str) -> T:
         if name not in known:
             raise UnknownNameError(label, name, known)
     try:
-        return TypeAdapter(kind).validate_python(dict(given))
+        return _adapter(kind).validate_python(dict(given))
     except ValidationError as error:
         first = error.errors()[0]
         where = " ".join([label, *(str(part) for part in first["loc"])])

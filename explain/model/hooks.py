@@ -57,7 +57,7 @@ def hooked(hf: PreTrainedModel, family: Family, functions: Mapping[str, PointFun
     """
     checked = {name: _checked(name, function) for name, function in functions.items()}
     with ExitStack() as stack:
-        sites = _attention_sites(hf, family)
+        sites = attention_sites(hf, family)
         if any(name.rpartition(".")[2] in POINTS for name in checked):
             stack.enter_context(tapped(hf, Tap(sites, checked)))
         for name, function in checked.items():
@@ -80,7 +80,8 @@ def _checked(name: str, function: PointFunction) -> PointFunction:
     return call
 
 
-def _attention_sites(hf: PreTrainedModel, family: Family) -> dict[int, str]:
+def attention_sites(hf: PreTrainedModel, family: Family) -> dict[int, str]:
+    """The hook-point prefix of every attention block (`decoder.1.cross`), by the `id` of its module."""
     sites = {}
     for side_name, side in (("encoder", family.encoder), ("decoder", family.decoder)):
         for index, layer in enumerate(layers(hf, side)):

@@ -18,7 +18,15 @@ from explain.errors import InputError, ModelError, UnsupportedModelError
 from explain.files import digest_bytes
 from explain.model import parity, text
 from explain.model.attention import PointFunction
-from explain.model.families import Family, eos_ids, family_of, layers, max_positions, vocabulary_size
+from explain.model.families import (
+    Family,
+    all_modules,
+    eos_ids,
+    family_of,
+    layers,
+    max_positions,
+    vocabulary_size,
+)
 from explain.model.generation import Controls, Decoded, controls_from, run_generate, score
 from explain.model.hooks import analysed, hook_points, hooked, select
 from explain.model.loading import check_weights, config_text, open_model
@@ -51,8 +59,15 @@ class Seq2Seq:
     @property
     def digest(self) -> str:
         """Digest of weights, configuration and vocabulary; computed anew when a weight has changed."""
-        parameters = [*self.hf.parameters(), *self.hf.buffers()]
-        state = hash(tuple((tensor.data_ptr(), tensor._version) for tensor in parameters))
+        state = hash(
+            tuple(
+                (tensor.data_ptr(), tensor._version)
+                for module in all_modules(self.hf)
+                for own in (module._parameters, module._buffers)
+                for tensor in own.values()
+                if tensor is not None
+            )
+        )
         if self._digest is None or self._digest[0] != state:
             self._digest = state, self._compute_digest()
         return self._digest[1]

@@ -16,6 +16,7 @@ from explain.attribution.gradients.captum_rows import Explainer, leaves, over_co
 from explain.attribution.gradients.quadrature import SAME
 from explain.attribution.inputs import BASELINES, split_prefix
 from explain.attribution.registry import Method, Scores, Work
+from explain.options import choice
 
 
 def _l2(gradient: Tensor) -> Tensor:
@@ -86,7 +87,7 @@ class SaliencySettings:
     `batch_size` is how many generations share a pass; it does not change the result.
     """
 
-    reduction: str = "l2"
+    reduction: str = choice("l2", REDUCTIONS)
     batch_size: int = 8
 
     def __post_init__(self) -> None:
@@ -154,7 +155,7 @@ class SmoothGradSettings:
 
     samples: int = 16
     noise: float = 0.15
-    reduction: str = "l2"
+    reduction: str = choice("l2", REDUCTIONS)
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -191,7 +192,7 @@ def _smooth_grad(work: Work, settings: SmoothGradSettings) -> list[Scores]:
 class GradientShapSettings:
     """`samples` points drawn between baseline and noisy input; `noise` as a share of the embeddings' own."""
 
-    baseline: str = "pad"
+    baseline: str = choice("pad", BASELINES)
     samples: int = 32
     noise: float = 0.05
     seed: int = 0
@@ -236,7 +237,7 @@ def _gradient_shap(work: Work, settings: GradientShapSettings) -> list[Scores]:
 class DeepLiftSettings:
     """`baseline` stands for "no token"."""
 
-    baseline: str = "pad"
+    baseline: str = choice("pad", BASELINES)
 
     def __post_init__(self) -> None:
         _check_baseline(self.baseline)

@@ -12,13 +12,14 @@ from explain.attribution.gradients.batch import Batch, Columns, batched, chosen,
 from explain.attribution.gradients.forward_mode import derivatives
 from explain.attribution.gradients.quadrature import integrate
 from explain.attribution.gradients.settings import PathSettings, check_path
-from explain.attribution.inputs import split_prefix
+from explain.attribution.inputs import BASELINES, split_prefix
 from explain.attribution.memory import backward_row_bytes, graph_row_bytes, in_chunks, rows_within
 from explain.attribution.registry import Method, Scores, Work
 from explain.errors import InputError
 from explain.model import Seq2Seq
 from explain.model.attention import PointFunction, Tap, tapped
 from explain.model.hooks import hooked, select
+from explain.options import choice
 
 Points = tuple[str, ...]
 
@@ -32,7 +33,7 @@ class LayerSettings:
     """
 
     points: Points = ("encoder.embed", "decoder.embed")
-    baseline: str = "pad"
+    baseline: str = choice("pad", BASELINES)
     steps: int = 8
     max_steps: int = 256
     rows: int = 32

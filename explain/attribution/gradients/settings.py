@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from explain.attribution.gradients.quadrature import RULES
+from explain.attribution.inputs import BASELINES
+from explain.options import choice
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,10 +18,10 @@ class PathSettings:
     generations: they shape memory and time, not results.
     """
 
-    baseline: str = "pad"
+    baseline: str = choice("pad", BASELINES)
     steps: int = 8
     max_steps: int = 1024
-    rule: str = "nested"
+    rule: str = choice("nested", RULES)
     rows: int = 64
     batch_size: int = 8
 

@@ -19,6 +19,7 @@ from explain.attribution.memory import (
 )
 from explain.attribution.registry import Method, Scores, Work
 from explain.model.families import source_embeddings, target_embeddings, vocabulary_size
+from explain.options import choice
 
 
 def _check(baseline: str, **numbers: int) -> None:
@@ -33,7 +34,7 @@ def _check(baseline: str, **numbers: int) -> None:
 class SequentialSettings:
     """`baseline` replaces one token at a time; `rows` such versions go through the model at once."""
 
-    baseline: str = "pad"
+    baseline: str = choice("pad", BASELINES)
     rows: int = 64
 
     def __post_init__(self) -> None:
@@ -96,7 +97,7 @@ class DiscretizedSettings:
     once.
     """
 
-    baseline: str = "pad"
+    baseline: str = choice("pad", BASELINES)
     steps: int = 16
     parts: int = 2
     neighbors: int = 50

@@ -18,6 +18,7 @@ from explain.attribution.internals.states import (
 )
 from explain.attribution.registry import Method, Scores, Work
 from explain.model.families import layers
+from explain.options import choice
 
 REDUCTIONS = ("mean", "max")
 
@@ -41,8 +42,8 @@ class AttentionSettings:
 
     layers: tuple[int, ...] | None = None
     heads: tuple[int, ...] | None = None
-    over_heads: str = "mean"
-    over_layers: str = "mean"
+    over_heads: str = choice("mean", REDUCTIONS)
+    over_layers: str = choice("mean", REDUCTIONS)
     batch_size: int = 16
 
     def __post_init__(self) -> None:
@@ -77,7 +78,7 @@ class RolloutSettings:
     """`residual` is the share of a block's output that its residual connection brings: 0.5 in the paper."""
 
     residual: float = 0.5
-    over_heads: str = "mean"
+    over_heads: str = choice("mean", REDUCTIONS)
     batch_size: int = 16
 
     def __post_init__(self) -> None:

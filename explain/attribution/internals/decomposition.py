@@ -27,6 +27,7 @@ from explain.attribution.internals.states import (
 )
 from explain.attribution.registry import Method, Scores, Work
 from explain.model.families import layers
+from explain.options import choice
 
 PARTS = ("attention", "residual", "norm")
 # Between values and block output: an intervention there breaks the sum that the methods take apart.
@@ -42,7 +43,7 @@ class NormAttentionSettings:
     families whose norms stand before the blocks). Each adds to the one before.
     """
 
-    part: str = "attention"
+    part: str = choice("attention", PARTS)
     layers: tuple[int, ...] | None = None
     batch_size: int = 16
 

@@ -19,6 +19,8 @@ from explain.attribution.registry import Method, Scores, Work
 from explain.model.attention import Mixer, PointFunction, Tap, tapped
 from explain.model.families import Family, Side, all_modules, layers, submodule
 from explain.model.forward import hidden_of, logits_from_states, project, projection_hooked, states_of
+from explain.model.hooks import attention_sites
+from explain.options import choice
 from explain.results import Generation
 
 SOFTMAX = ("conserve", "absorb")
@@ -36,7 +38,7 @@ class RelevanceSettings:
     for every head and query, to the values in proportion to their absolute contributions.
     """
 
-    softmax: str = "conserve"
+    softmax: str = choice("conserve", SOFTMAX)
 
     def __post_init__(self) -> None:
         if self.softmax not in SOFTMAX:
@@ -198,21 +200,14 @@ def _as_leaf(
 
 
 def _attention_rules(hf: PreTrainedModel, family: Family, softmax: str, intervened: Sequence[str]) -> Tap:
-    sites: dict[int, str] = {}
     functions: dict[str, PointFunction] = {}
     mixers: dict[str, Mixer] = {}
-    for name, side in (("encoder", family.encoder), ("decoder", family.decoder)):
-        blocks = {"self": side.self_attention, "cross": side.cross_attention}
-        for index, layer in enumerate(layers(hf, side)):
-            for kind, path in blocks.items():
-                if path is None:
-                    continue
-                site = f"{name}.{index}.{kind}"
-                sites[id(submodule(layer, path))] = site
-                if softmax == "conserve" and not {f"{site}.scores", f"{site}.pattern"} & set(intervened):
-                    mixers[site] = conserving_mix
-                else:  # plain gradients of softmax and both products, each of which shares in halves
-                    functions |= {f"{site}.scores": halved, f"{site}.z": halved}
+    sites = attention_sites(hf, family)
+    for site in sites.values():
+        if softmax == "conserve" and not {f"{site}.scores", f"{site}.pattern"} & set(intervened):
+            mixers[site] = conserving_mix
+        else:  # plain gradients of softmax and both products, each of which shares in halves
+            functions |= {f"{site}.scores": halved, f"{site}.z": halved}
     return Tap(sites, functions, mixers)
 
 

@@ -27,8 +27,9 @@ from explain.attribution.registry import Method, Scores, Work
 from explain.model import Seq2Seq
 from explain.model.attention import Tap, tapped
 from explain.model.families import Side, layers, submodule
+from explain.options import choice
 
-AGGREGATES = ("mean", "rollout")
+OVER_LAYERS = ("mean", "rollout")
 # What the rest of a layer computes anew: interventions there would have to be called at every change.
 _INSIDE = (
     "self.z",
@@ -42,22 +43,22 @@ _INSIDE = (
 
 @dataclass(frozen=True, slots=True)
 class ValueZeroingSettings:
-    """`aggregate` is `mean` over `layers` (None: all, negative from the end), or `rollout` through them all.
+    """`over_layers` is `mean` over `layers` (None: all, negative from the end) or `rollout` through all.
 
     `mean` takes the source from cross-attention and the prefix from the decoder's self-attention; `rollout`
     combines both with the encoder's. Scores below `threshold` before rows are normalised count as 0.
     """
 
-    aggregate: str = "mean"
+    over_layers: str = choice("mean", OVER_LAYERS)
     layers: tuple[int, ...] | None = None
     threshold: float = 0.0
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        if self.aggregate not in AGGREGATES:
-            raise ValueError(f"aggregate={self.aggregate!r} is not one of {', '.join(AGGREGATES)}")
-        if self.aggregate == "rollout" and self.layers is not None:
-            raise ValueError("aggregate='rollout' goes through all layers; leave layers out")
+        if self.over_layers not in OVER_LAYERS:
+            raise ValueError(f"over_layers={self.over_layers!r} is not one of {', '.join(OVER_LAYERS)}")
+        if self.over_layers == "rollout" and self.layers is not None:
+            raise ValueError("over_layers='rollout' goes through all layers; leave layers out")
         if not 0 <= self.threshold < 2:
             raise ValueError(f"threshold={self.threshold} must be at least 0 and below 2")
         require_batch_size(self.batch_size)
@@ -65,21 +66,21 @@ class ValueZeroingSettings:
 
 def _value_zeroing(work: Work, settings: ValueZeroingSettings) -> list[Scores]:
     model = work.model
-    sides = ("encoder", "decoder") if settings.aggregate == "rollout" else ("decoder",)
+    sides = ("encoder", "decoder") if settings.over_layers == "rollout" else ("decoder",)
     require_not_intervened(model, "value_zeroing", _INSIDE, sides)
     encoder_depth = len(layers(model.hf, model.family.encoder))
     wanted = decoder_layers(model, settings.layers)
     names = [f"encoder.{encoder_depth - 1}.residual"]
     for layer in wanted:
         names += [*block_points("decoder", layer, ("self", "cross")), f"decoder.{layer}.residual"]
-    if settings.aggregate == "rollout":
+    if settings.over_layers == "rollout":
         for layer in range(encoder_depth):
             names += [*block_points("encoder", layer, ("self",)), f"encoder.{layer}.residual"]
     results: dict[int, Scores] = {}
     with torch.no_grad():
         for states in states_of(work, list(dict.fromkeys(names)), settings.batch_size):
             found = {"encoder": [], "self": [], "cross": []}  # [query, key] per layer
-            if settings.aggregate == "rollout":
+            if settings.over_layers == "rollout":
                 for layer in range(encoder_depth):
                     found["encoder"].append(_zeroed(work, states, "encoder", layer)["self"])
             for layer in wanted:
@@ -89,7 +90,7 @@ def _value_zeroing(work: Work, settings: ValueZeroingSettings) -> list[Scores]:
                 kind: torch.where(x >= settings.threshold, x, 0)
                 for kind, x in ((kind, torch.stack(group)) for kind, group in found.items() if group)
             }
-            source, decoder = _averaged(kept) if settings.aggregate == "mean" else _rolled_out(kept)
+            source, decoder = _averaged(kept) if settings.over_layers == "mean" else _rolled_out(kept)
             results[states.index] = states.scores(source, *split_prefix(decoder))
     return [results[i] for i in range(len(results))]
 
