@@ -462,7 +462,7 @@ def test_more_of_everything_needs_more_memory(bart):
 
 def test_the_source_share_is_that_of_the_map_without_a_map(model):
     texts = model.force(SENTENCES, OUTPUTS)
-    shares = explain.source_share(model, texts, tolerance=1e-3)
+    shares = explain.source_share(model, texts, tolerance=1e-3, max_steps=1024)
     for generation, share in zip(texts, shares, strict=True):
         att = model.attribute(generation, tolerance=1e-3)
         torch.testing.assert_close(share.source, att.source.sum(1), atol=2e-5, rtol=1e-4)
@@ -470,14 +470,16 @@ def test_the_source_share_is_that_of_the_map_without_a_map(model):
         assert share.share.shape == (len(generation.target_tokens),)
         assert float(share.share[0]) == pytest.approx(1)  # nothing was written before the first token
         torch.testing.assert_close(share.share, att.source_share, atol=1e-3, rtol=1e-2)
-    alone = explain.source_share(model, texts[1], tolerance=1e-3)
+    alone = explain.source_share(model, texts[1], tolerance=1e-3, max_steps=1024)
     torch.testing.assert_close(alone.source, shares[1].source, atol=1e-5, rtol=1e-4)
 
 
 def test_the_source_share_takes_objectives_contrasts_and_can_be_stopped(bart):
     generation = generation_of(bart)
     before = state_of(bart.hf)
-    contrast = explain.source_share(bart, generation, target="logit", contrast="maison", tolerance=1e-3)
+    contrast = explain.source_share(
+        bart, generation, target="logit", contrast="maison", tolerance=1e-3, max_steps=1024
+    )
     att = bart.attribute(generation, target="logit", contrast="maison", tolerance=1e-3)
     torch.testing.assert_close(contrast.source, att.source.sum(1), atol=1e-4, rtol=1e-3)
     told = []

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from explain.attribution.gradients.batch import Batch, Columns, batched
-from explain.attribution.gradients.forward_mode import derivatives
+from explain.attribution.gradients.forward_mode import slopes_by_side
 from explain.attribution.gradients.quadrature import integrate
 from explain.attribution.gradients.settings import PathSettings
 from explain.attribution.memory import DEFAULT, forward_row_bytes, in_chunks, rows_within
@@ -71,7 +71,7 @@ def source_share(  # pyright: ignore[reportInconsistentOverload]
     baseline: str = "pad",
     tolerance: float = 0.01,
     steps: int = 8,
-    max_steps: int = 1024,
+    max_steps: int = 64,
     batch_size: int = 8,
     memory_budget: int = DEFAULT,
     progress: Callable[[int, int], None] | None = None,
@@ -160,7 +160,7 @@ def _node_parts(
 ) -> list[Tensor]:
     """Derivatives along the source's and along the prefix's part of the path: each [columns, points, 2]."""
     count, source, target = len(columns), batch.source.shape[1], batch.target.shape[1]
-    # Two directions, and a tangent beside every value.
+    # The decoder runs once for each side, and a tangent stands beside every value.
     row = 4 * count * forward_row_bytes(work.model, source, target)
     rows = rows_within(work.budget, row, settings.rows)
     changes = batch.source - batch.source_baseline, batch.target - batch.target_baseline
@@ -168,21 +168,13 @@ def _node_parts(
     def chunk(part: slice) -> Tensor:
         work.check()
         alpha = points[part].to(batch.source)[None, :, None, None]
+        n = alpha.shape[1]
         path = [
-            base[:, None] + alpha * change[:, None]
+            (base[:, None] + alpha * change[:, None]).flatten(0, 1)
             for base, change in zip((batch.source_baseline, batch.target_baseline), changes, strict=True)
-        ]  # each [batch, n, tokens, width]
-        n = path[0].shape[1]
-        # First n rows along the source, then n rows along the prefix.
-        twice = [torch.cat([side, side], 1).flatten(0, 1) for side in path]
-        directions = [
-            torch.stack([change, torch.zeros_like(change)][:: 1 if side == 0 else -1], 1)
-            .repeat_interleave(n, dim=1)
-            .flatten(0, 1)
-            for side, change in enumerate(changes)
-        ]
-        slopes = derivatives(batch, *twice, *directions)  # [batch, 2n, rows]
-        return slopes.unflatten(1, (2, n)).permute(0, 3, 2, 1).cpu()  # [batch, rows, n, 2]
+        ]  # each [batch · n, tokens, width]
+        along = [change.repeat_interleave(n, dim=0) for change in changes]
+        return slopes_by_side(batch, *path, *along).transpose(1, 2).cpu()  # [batch, rows, n, 2]
 
     parts = torch.cat([part for _, part in in_chunks(len(points), rows, chunk)], dim=2)
     return [parts[b, list(columns[b])] for b in range(count)]

@@ -52,12 +52,16 @@ class Batch:
         Returns:
             float [batch, n, rows]; generations with fewer rows are filled up with zeros.
         """
-        count = len(self.questions)
-        versions = len(source) // count
-        mask = self.source_mask.repeat_interleave(versions, dim=0)
-        hf, family = self.model.hf, self.model.family
-        states = states_of(hf, family, source, mask)
-        hidden = hidden_of(hf, family, states, target, mask)
+        return self.values_from(self.states(source), target)
+
+    def states(self, source: Tensor) -> Tensor:
+        """Encoder states [batch · n, source, width] of n versions of every source."""
+        return states_of(self.model.hf, self.model.family, source, self._mask(len(source)))
+
+    def values_from(self, states: Tensor, target: Tensor) -> Tensor:
+        """The explained numbers [batch, n, rows] from encoder states [batch · n, source, width]."""
+        count, mask = len(self.questions), self._mask(len(states))
+        hidden = hidden_of(self.model.hf, self.model.family, states, target, mask)
         most = max(len(question.spans) for question in self.questions)
         parts = []
         for question, own, encoded, decoder, seen in zip(
@@ -71,6 +75,9 @@ class Batch:
             values = values_from_hidden(self.model, question, own, encoded, decoder, seen)
             parts.append(torch.nn.functional.pad(values, (0, most - values.shape[-1])))
         return torch.stack(parts)
+
+    def _mask(self, rows: int) -> Tensor:
+        return self.source_mask.repeat_interleave(rows // len(self.questions), dim=0)
 
     def own_rows(self, values: Tensor, index: int) -> Tensor:
         """Cut [..., rows] of one generation to the rows of its question."""

@@ -11,6 +11,7 @@ import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
 from explain.attribution.gradients.batch import Batch
+from explain.model import Seq2Seq
 from explain.model.attention import Tap, tapped
 
 
@@ -22,22 +23,47 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-@torch.no_grad()
-def derivatives(
+@contextmanager
+def forward_mode(model: Seq2Seq) -> Iterator[None]:
+    """Inside, tensors may carry tangents through the model."""
+    # Fused attention has no forward mode; our own function computes it step by step.
+    with torch.no_grad(), tapped(model.hf, Tap({}, {})), _quiet(), forward_ad.dual_level():
+        yield
+
+
+def tangent_of(tensor: Tensor) -> Tensor:
+    """How fast a tensor changes, inside `forward_mode`; zeros where it depends on nothing that changes."""
+    tangent = forward_ad.unpack_dual(tensor).tangent
+    return torch.zeros_like(tensor) if tangent is None else tangent
+
+
+def slopes_by_side(
     batch: Batch,
     source: Tensor,  # [batch · n, source, width]
     target: Tensor,  # [batch · n, target, width]
-    source_direction: Tensor,  # like source
-    target_direction: Tensor,  # like target
+    source_change: Tensor,  # like source
+    target_change: Tensor,  # like target
 ) -> Tensor:
-    """The objective's directional derivative at every row: [batch, n, rows].
+    """The objective's derivatives along the source's and along the target's change: [batch, n, rows, 2].
 
-    One pass serves all output positions, whatever their number; only the direction costs.
+    One pass of the encoder and one of the decoder for each side serve all output positions, whatever their
+    number: what changes in the target does not reach the encoder.
     """
-    # Fused attention has no forward mode; our own function computes it step by step.
-    with tapped(batch.model.hf, Tap({}, {})), _quiet(), forward_ad.dual_level():
-        values = batch.values(
-            forward_ad.make_dual(source, source_direction), forward_ad.make_dual(target, target_direction)
+    count = len(batch.questions)
+    with forward_mode(batch.model):
+        dual = batch.states(forward_ad.make_dual(source, source_change))
+        states, moving = forward_ad.unpack_dual(dual).primal, tangent_of(dual)
+
+        def beside(first: Tensor, second: Tensor) -> Tensor:
+            """Two versions of every row, those of a generation together: [batch · 2n, ...]."""
+            parts = [part.unflatten(0, (count, -1)) for part in (first, second)]
+            return torch.cat(parts, dim=1).flatten(0, 1)
+
+        both = batch.values_from(
+            forward_ad.make_dual(beside(states, states), beside(moving, torch.zeros_like(moving))),
+            forward_ad.make_dual(
+                beside(target, target), beside(torch.zeros_like(target), target_change.expand_as(target))
+            ),
         )
-        tangent = forward_ad.unpack_dual(values).tangent
-    return torch.zeros_like(values) if tangent is None else tangent
+        slopes = tangent_of(both)  # [batch, 2n, rows]
+    return slopes.unflatten(1, (2, -1)).permute(0, 2, 3, 1)

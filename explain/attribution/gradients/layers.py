@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
 from explain.attribution.gradients.batch import Batch, Columns, batched, chosen, jacobian_rows
-from explain.attribution.gradients.forward_mode import derivatives
+from explain.attribution.gradients.forward_mode import forward_mode, tangent_of
 from explain.attribution.gradients.quadrature import integrate
 from explain.attribution.gradients.settings import PathSettings, check_path
 from explain.attribution.inputs import BASELINES, split_prefix
@@ -17,7 +18,7 @@ from explain.attribution.memory import backward_row_bytes, graph_row_bytes, in_c
 from explain.attribution.registry import Method, Scores, Work
 from explain.errors import InputError
 from explain.model import Seq2Seq
-from explain.model.attention import PointFunction, Tap, tapped
+from explain.model.attention import PointFunction
 from explain.model.hooks import hooked, select
 from explain.options import choice
 
@@ -256,16 +257,18 @@ def _speeds(
 
     def reader(name: str) -> PointFunction:
         def read(tensor: Tensor) -> Tensor:
-            tangent = torch.autograd.forward_ad.unpack_dual(tensor).tangent
-            speeds[name] = torch.zeros_like(tensor) if tangent is None else tangent.clone()
+            speeds[name] = tangent_of(tensor).clone()
             return tensor
 
         return read
 
     model = batch.model
     functions = {name: reader(name) for name in names}
-    with tapped(model.hf, Tap({}, {})), hooked(model.hf, model.family, functions):
-        derivatives(batch, source, target, change[0].expand_as(source), change[1].expand_as(target))
+    with forward_mode(model), hooked(model.hf, model.family, functions):
+        batch.values(
+            forward_ad.make_dual(source, change[0].expand_as(source)),
+            forward_ad.make_dual(target, change[1].expand_as(target)),
+        )
     return speeds
 
 
