@@ -59,11 +59,12 @@ def section(title: str) -> None:
     st.header(title, anchor=False)
 
 
-def figure(drawn: Figure, help: str, *, key: str, alt: str) -> None:
-    """A Plotly figure as it is drawn, and one sentence on how to read it."""
-    drawn.update_layout(dragmode=False, font={"family": FONT})
+def figure(drawn: Figure, help: str, *, key: str, alt: str, zoom: bool = False) -> None:
+    """A Plotly figure and one sentence on how to read it; `zoom` where it is too large to be read whole."""
+    drawn.update_layout(dragmode="zoom" if zoom else False, font={"family": FONT})
     st.plotly_chart(drawn, theme=None, key=key, config=_CONFIG, alt=alt, width="stretch")
-    st.caption(plain(help))
+    more = " Drag over a part of the map to see it larger, with all its labels; double-click for the whole."
+    st.caption(plain(help + (more if zoom else "")))
 
 
 def failed(error: ExplainError) -> None:

@@ -30,7 +30,7 @@ def strip_tokens(tokens: Sequence[Token], text: str) -> list[dict[str, Any]]:
         between = text[reached : token.start] if not token.special else " "
         surface = text[token.start : token.end]
         lead = surface[: len(surface) - len(surface.lstrip())]
-        entry: dict[str, Any] = {"t": token_label(token, 60)}
+        entry: dict[str, Any] = {"t": token_label(token, 300)}
         if index and (between + lead).strip(" \t\n\r") == "" and (between + lead):
             entry["g"] = 1
         if "\n" in between:

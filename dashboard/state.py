@@ -32,7 +32,7 @@ class View:
         method: attribution method.
         objective: what is explained.
         contrast: foil text, empty for none.
-        words: subwords are merged into words.
+        level: what the scores are between: `token`, `word` or `sentence`.
         options: the method's own settings as JSON, empty for the defaults.
         run: run folder shown on the training page.
     """
@@ -47,7 +47,7 @@ class View:
     method: str = "integrated_gradients"
     objective: str = "log_prob"
     contrast: str = ""
-    words: bool = False
+    level: str = "token"
     options: str = ""
     run: str = ""
 
@@ -70,6 +70,8 @@ def parse(parameters: Mapping[str, str]) -> View:
                 found[field.name] = int(text)
         else:
             found[field.name] = text
+    if parameters.get("words") == "1":  # links from before there were sentences
+        found.setdefault("level", "word")
     return View(**found)
 
 
@@ -105,7 +107,7 @@ def publish() -> None:
 
 
 def bind(field: str, *, shown: Any = None, **also: Any) -> dict[str, Any]:
-    """Arguments that tie a widget to a field: `st.toggle("Words", **bind("words"))`.
+    """Arguments that tie a widget to a field: `st.text_input("Rather than", **bind("contrast"))`.
 
     Args:
         field: name of the field.

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from explain.model import Seq2Seq
     from explain.results import Generation
 
+# Columns left for the paper in the table of methods, on a terminal of 100 and beside a name of 32.
+PAPER_WIDTH = 36
+
 app = typer.Typer(
     name="explain",
     help="Open up sequence-to-sequence Transformers. MODEL is a model folder, a run folder or a hub id.",
@@ -88,21 +91,24 @@ def methods(json: AsJson = False) -> None:
     if json:
         say(dump_json(records))
         return
-    rows = [
-        (
-            r["name"],
-            r["kind"],
-            "±" if r["signed"] else "+",
-            _mark(r["objective"]),
-            _mark(r["contrast"]),
-            _mark(r["completeness"]),
-            r["paper"],
-        )
-        for r in records
-    ]
-    say(terminal.table(("name", "kind", "sign", "objective", "contrast", "complete", "paper"), rows))
+    rows: list[tuple[str, ...]] = []
+    for kind in dict.fromkeys(record["kind"] for record in records):
+        rows.append((kind, "", "", "", "", ""))
+        rows += [_method_row(record) for record in records if record["kind"] == kind]
+    say(terminal.table(("method", "sign", "objective", "foil", "sum", "paper"), rows))
     say("\nsign: ± scores may be below 0 (against the token); + they are at least 0.")
-    say("complete: the scores of a token add up to what the text changes.")
+    say("objective: it explains what --objective names; foil: it takes --contrast.")
+    say("sum: the scores of a token add up to what the text changes (completeness).")
+    say("paper: a number is its arXiv id; --json has the whole entry, and every method's options.")
+
+
+def _method_row(record: dict[str, Any]) -> tuple[str, ...]:
+    """One row of the table of methods; whole papers are in --json, where they are too long for a terminal."""
+    paper = str(record["paper"]).replace("arXiv:", "")
+    marks = (_mark(record[name]) for name in ("objective", "contrast", "completeness"))
+    sign = "±" if record["signed"] else "+"
+    short = paper if len(paper) <= PAPER_WIDTH else f"{paper[: PAPER_WIDTH - 1].rstrip()}…"
+    return (f"  {record['name']}", sign, *marks, short)
 
 
 def _mark(value: bool) -> str:
@@ -312,8 +318,23 @@ def _options(pairs: list[str]) -> dict[str, Any]:
 Options = Annotated[
     list[str] | None, typer.Option("--option", help="A method's own option as name=value; may be repeated.")
 ]
-Objective = Annotated[str, typer.Option(help="log_prob, logit, probability or entropy.")]
+Objective = Annotated[str, typer.Option(help="log_prob, logit, probability, entropy or kl_divergence.")]
 Contrast = Annotated[str | None, typer.Option(help="Foil: why this token rather than that one?")]
+Level = Annotated[str | None, typer.Option(help="Merge tokens: token, word or sentence.")]
+Over = Annotated[str, typer.Option(help="How merged scores are reduced: sum, mean or max_abs.")]
+Position = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--position", help="What to explain: a token's number, START:END as one, or output; may be repeated."
+    ),
+]
+ContrastSpan = Annotated[
+    str | None, typer.Option(help="START:END, the output tokens that --contrast stands against.")
+]
+ContrastInput = Annotated[
+    str | None, typer.Option(help="Another source; --objective kl_divergence compares with what it gives.")
+]
+Memory = Annotated[int, typer.Option(help="Memory to use beside the model, MiB; shapes chunks, not results.")]
 Tolerance = Annotated[float, typer.Option(help="Largest relative completeness error per token.")]
 
 
@@ -326,9 +347,15 @@ def attribute(
     method: Annotated[str, typer.Option(help="See explain methods.")] = "integrated_gradients",
     objective: Objective = "log_prob",
     contrast: Contrast = None,
+    contrast_span: ContrastSpan = None,
+    contrast_input: ContrastInput = None,
+    position: Position = None,
     tolerance: Tolerance = 0.01,
+    memory: Memory = 1024,
     option: Options = None,
-    words: Annotated[bool, typer.Option("--words", help="Merge subwords into words.")] = False,
+    level: Level = None,
+    over: Over = "sum",
+    words: Annotated[bool, typer.Option("--words", help="The same as --level word.")] = False,
     num_beams: Beams = 1,
     max_new_tokens: MaxNew = 128,
     source_language: SourceLanguage = None,
@@ -338,9 +365,11 @@ def attribute(
     dtype: Dtype = "float32",
 ) -> None:
     """Score what every source token and earlier output token did to each output token."""
+    from explain.report.levels import at_level
     from explain.results.formats import check_ending
 
     check_ending(out)
+    level = _level(level, over, words)
     opened = _open(model, device, dtype)
     controls = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
     shared = _shared(allow_unknown, source_language, target_language)
@@ -350,18 +379,56 @@ def attribute(
         method=method,
         target=objective,
         contrast=contrast,
+        contrast_span=None if contrast_span is None else _span(contrast_span, "--contrast-span"),
+        contrast_input=contrast_input,
+        positions=_positions(position),
         tolerance=tolerance,
+        memory_budget=memory << 20,
         **_options(option or []),
     )
-    result = result.words() if words else result
+    result = at_level(result, level, over)
     result.save(out)
     say(f"output: {generation.target_text}")
     defined = result.completeness_error[~result.completeness_error.isnan()]
     if len(defined):
-        over = int((defined > tolerance).sum())
+        beyond = int((defined > tolerance).sum())
         worst = f"completeness error: at most {float(defined.max()):.2%}"
-        say(f"{worst}; {over} of {len(defined)} tokens over {tolerance:g}")
+        say(f"{worst}; {beyond} of {len(defined)} {level}s over {tolerance:g}")
     say(f"wrote {out}")
+
+
+def _positions(given: list[str] | None) -> Any:
+    """What --position asks for, as `attribute` takes it."""
+    if not given:
+        return None
+    if given == ["output"]:
+        return "output"
+    return [_span(item, "--position") if ":" in item else _number(item, "--position") for item in given]
+
+
+def _span(text: str, name: str) -> tuple[int, int]:
+    start, colon, end = text.partition(":")
+    if not colon:
+        raise InputError(f"{name} {text!r}: write it as START:END, such as 2:5 for the tokens 2, 3 and 4")
+    return _number(start, name), _number(end, name)
+
+
+def _number(text: str, name: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise InputError(f"{name} {text!r}: {text!r} is no whole number") from None
+
+
+def _level(level: str | None, over: str, words: bool) -> str:
+    """The level that --level and --words ask for together; token where neither does."""
+    from explain.report.levels import check_level
+
+    if words and level not in (None, "word"):
+        raise InputError(f"--words and --level {level} ask for two things; give one of them")
+    found = level or ("word" if words else "token")
+    check_level(found, over)
+    return found
 
 
 @app.command()
@@ -374,6 +441,11 @@ def report(
     objective: Objective = "log_prob",
     contrast: Contrast = None,
     tolerance: Tolerance = 0.01,
+    level: Annotated[
+        str | None,
+        typer.Option(help="Maps by token, word or sentence; by default words, or sentences if too many."),
+    ] = None,
+    over: Over = "sum",
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N rows of the file.")] = None,
     forced: Annotated[
         bool, typer.Option("--forced", help="Explain the file's outputs, not the model's.")
@@ -392,7 +464,9 @@ def report(
     """Write an attribution report: one offline HTML file, and its data as JSON beside it."""
     import explain.report as room
     from explain.attribution import REGISTRY
+    from explain.report.levels import check_level
 
+    check_level(level, over)
     chosen = method or ["integrated_gradients", "attention"]
     for name in chosen:
         REGISTRY.get(name)
@@ -417,6 +491,8 @@ def report(
             },
             progress=progress,
             title=title,
+            level=level,
+            over=over,
             tolerance=tolerance,
         )
     made.save(out)

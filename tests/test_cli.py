@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,23 @@ def test_methods_as_json(cli):
     )
 
 
+def test_methods_are_listed_by_kind_and_fit_a_terminal(cli, monkeypatch):
+    from explain.attribution import REGISTRY
+
+    first = next(iter(REGISTRY.rows.values()))
+    longest = replace(first, name="discretized_integrated_gradients", paper="Somebody " * 20)
+    monkeypatch.setitem(REGISTRY.rows, longest.name, longest)
+    lines = cli("methods")[1].splitlines()
+    assert max(map(len, lines)) <= 100
+    kinds = list(dict.fromkeys(method.kind for method in REGISTRY.rows.values()))
+    assert [line for line in lines if line in kinds] == kinds
+    for name, method in REGISTRY.rows.items():
+        (line,) = (line for line in lines if line.split()[:1] == [name])
+        assert line.startswith(f"  {name}")
+        above = [line for line in lines[: lines.index(line)] if line in kinds]
+        assert above[-1] == method.kind
+
+
 def test_tasks_print_samples(cli):
     status, out, _ = cli("tasks")
     assert status == 0
@@ -123,6 +141,59 @@ def test_attribute(cli, folder, tmp_path, ending):
     att = load_attribution(out)
     assert (att.method, att.contrast, att.config["by"]) == ("occlusion", "maison", "pad")
     assert [t.text for t in att.target_tokens] == ["le", "chat", "</s>"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "level", "grouped"),
+    [
+        ([], "token", None),
+        (["--words"], "word", ["word: sum"]),
+        (["--level", "word", "--over", "max_abs"], "word", ["word: max_abs"]),
+        (["--words", "--level", "word"], "word", ["word: sum"]),
+        (["--level", "sentence"], "sentence", ["sentence: sum"]),
+    ],
+)
+def test_attribute_between_tokens_words_and_sentences(cli, folder, tmp_path, asked, level, grouped):
+    out = tmp_path / "a.json"
+    words = ("--text", TEXT, "--target", "le chat", "--method", "input_x_gradient", *asked)
+    status, _, err = cli("attribute", folder, *words, "--out", out)
+    assert status == 0, err
+    att = load_attribution(out)
+    assert (att.level, att.config.get("grouped")) == (level, grouped)
+    assert len(att.source_tokens) == (2 if level == "sentence" else 7)
+
+
+@pytest.mark.parametrize("command", ["attribute", "report"])
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["--level", "paragraph"], "token, word, sentence"),
+        (["--level", "word", "--over", "max"], "did you mean max_abs"),
+        (["--level", "token", "--over", "mean"], "merges none"),
+    ],
+)
+def test_a_wrong_level_is_one_line_before_the_model_is_opened(cli, tmp_path, command, asked, message):
+    out = tmp_path / "a.html"
+    status, _, err = cli(command, tmp_path / "no-model", "--text", TEXT, *asked, "--out", out)
+    assert status == 2
+    assert message in err
+
+
+def test_words_and_another_level_are_two_questions(cli, tmp_path):
+    words = ("--text", TEXT, "--words", "--level", "sentence", "--out", tmp_path / "a.json")
+    status, _, err = cli("attribute", tmp_path / "no-model", *words)
+    assert status == 2
+    assert "give one of them" in err
+
+
+def test_report_by_sentence(cli, folder, tmp_path):
+    out = tmp_path / "r.html"
+    words = ("--text", TEXT, "--method", "attention", "--level", "sentence", "--max-new-tokens", "4")
+    assert cli("report", folder, *words, "--out", out)[0] == 0
+    assert "Each row is an output sentence." in out.read_text("utf-8")
+    data = json.loads(out.with_suffix(".json").read_text("utf-8"))
+    assert data["settings"]["level"] == "sentence"
+    assert data["examples"][0]["attributions"][0]["level"] == "token"
 
 
 def test_report(cli, folder, tmp_path):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -17,7 +20,7 @@ from dashboard.catalogue import Place
 from dashboard.components.heads import shrunk
 from dashboard.examples import Example
 from dashboard.serve import serve, server_config
-from dashboard.views import new_run
+from dashboard.views import method, new_run, options
 from explain.errors import FileError, InputError
 from explain.files import write_json
 from explain.results import Token
@@ -29,10 +32,10 @@ PAGES = ("generate", "attention", "attribution", "train")
 TEXT = "the old cat sleeps"
 
 
-def save_run(runs: Path, name: str, *, seed: int = 0, **fields: object) -> Run:
+def save_run(runs: Path, name: str, *, seed: int = 0, positions: int = 64, **fields: object) -> Run:
     """A run folder that is done, with a tiny random model."""
     run = Run.create(runs / name, kind="train", command="explain train", title=name, config={"task": None})
-    network("bart", seed=seed).save_pretrained(run.path / "model")
+    network("bart", seed=seed, max_position_embeddings=positions).save_pretrained(run.path / "model")
     tokenizer().save_pretrained(run.path / "model")
     for step in range(1, 6):
         run.append(
@@ -166,11 +169,11 @@ def test_a_model_given_by_name_can_be_chosen(runs, tmp_path):
 def test_a_choice_stays_over_a_change_of_page(runs, example):
     app = open_page(runs, "attribution", example=example)
     app.selectbox(key="view_method").set_value("saliency").run()
-    app.toggle(key="view_words").set_value(True).run()
+    app.selectbox(key="view_level").set_value("sentence").run()
     app.switch_page("routes/generate.py").run()
     app.switch_page("routes/attribution.py").run()
     assert app.selectbox(key="view_method").value == "saliency"
-    assert app.toggle(key="view_words").value is True
+    assert app.selectbox(key="view_level").value == "sentence"
 
 
 def test_every_method_of_the_registry_can_be_shown(runs, example):
@@ -185,10 +188,96 @@ def test_every_method_of_the_registry_can_be_shown(runs, example):
 
 
 def test_settings_of_a_method_go_into_the_link(runs, example):
+    app = open_page(runs, "attribution", example=example, method="integrated_gradients")
+    app.number_input(key="option_integrated_gradients_steps").set_value(5).run()
+    assert json.loads(app.session_state["explain_view"].options) == {"steps": 5}
+    assert "steps=5" in app.code[0].value
+
+
+def test_methods_are_offered_by_kind(runs, example):
+    from explain.attribution import REGISTRY
+
     app = open_page(runs, "attribution", example=example)
-    app.number_input(key="option_integrated_gradients_steps").set_value(8).run()
-    assert json.loads(app.session_state["explain_view"].options) == {"steps": 8}
-    assert "steps=8" in app.code[0].value
+    offered = app.selectbox(key="view_method").options
+    assert len(offered) == len(REGISTRY.rows)
+    kinds = [label.partition(" · ")[0] for label in offered]
+    assert [kind for i, kind in enumerate(kinds) if kind not in kinds[:i]] == [
+        kind for i, kind in enumerate(kinds) if i == 0 or kind != kinds[i - 1]
+    ], "the methods of one kind stand together"
+    assert set(REGISTRY.get(name).kind for name in REGISTRY.rows) <= set(method.KIND_NAMES)
+
+
+def test_layers_of_a_method_are_a_list_and_a_wrong_one_is_one_line(runs, example):
+    app = open_page(runs, "attribution", example=example, method="attention")
+    app.text_input(key="option_attention_layers").set_value("0, 1").run()
+    assert not app.error
+    assert json.loads(app.session_state["explain_view"].options) == {"layers": [0, 1]}
+    assert "layers=(0, 1)" in app.code[0].value
+    app.text_input(key="option_attention_layers").set_value("last").run()
+    assert not app.exception
+    assert len(app.error) == 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Every kind of setting."""
+
+    flag: bool = True
+    count: int = 3
+    most: int | None = None
+    share: float = 0.5
+    how: Literal["a", "b"] = "a"
+    known: str = dataclasses.field(default="x", metadata={"choices": ("x", "y")})
+    free: str = "text"
+    names: tuple[str, ...] = ("one",)
+    layers: tuple[int, ...] | None = None
+    nested: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+def test_every_kind_of_setting_has_a_widget():
+    found = {option.name: option for option in options.options_of(SimpleNamespace(settings=Settings))}
+    assert list(found) == "flag count most share how known free names layers".split()
+    assert (found["how"].choices, found["known"].choices) == (("a", "b"), ("x", "y"))
+    assert (found["most"].kind, found["most"].optional) == (int, True)
+    assert (found["layers"].read(" 0, -1 "), found["layers"].read("")) == ((0, -1), None)
+    assert found["names"].read("two, three") == ("two", "three")
+    text = json.dumps(
+        {"flag": 1, "count": True, "share": 1, "how": "c", "layers": [0, "1"], "most": None, "no": 1}
+    )
+    assert options.read(text, list(found.values())) == {"share": 1, "most": None}
+    for broken in ("[1]", "{", "null"):
+        assert options.read(broken, list(found.values())) == {}
+
+
+def test_a_long_text_is_mapped_by_sentence_and_its_tokens_can_be_had(tmp_path):
+    save_run(tmp_path, "long", positions=300)
+    source = ". ".join([TEXT] * 40) + "."
+    id_ = examples.save(Place(tmp_path), Example(source, TEXT, {"allow_unknown": True}))
+    app = open_page(tmp_path, "attribution", example=id_, method="input_x_gradient")
+    assert not app.error
+    said = texts(app).replace("\\", "")
+    assert "Shown by sentence: 201 source and 5 output tokens do not fit" in said
+
+    def axis() -> str:
+        return json.loads(parts(app, "plotly_chart")[0].proto.spec)["layout"]["xaxis"]["title"]["text"]
+
+    assert axis() == "source sentence"
+    app.segmented_control(key="map_level_token_sentence").set_value("token").run()
+    assert axis() == "source token"
+    assert "Drag over a part of the map" in texts(app)
+
+
+def test_sentences_are_picked_as_one(runs):
+    id_ = examples.save(Place(runs), Example("the cat. a dog", "le chat. un chien", {"allow_unknown": True}))
+    app = open_page(runs, "attribution", example=id_, level="sentence", method="attention", step="4")
+    assert not app.error
+    assert "Each row is an output sentence" in texts(app).replace("\\", "")
+    assert "attribution.sentences()" in app.code[0].value
+
+
+def test_a_link_from_before_there_were_sentences_still_shows_words():
+    assert state.parse({"words": "1"}).level == "word"
+    assert state.parse({"words": "1", "level": "sentence"}).level == "sentence"
 
 
 def test_a_contrast_that_cannot_be_read_is_one_line(runs, example):
@@ -270,7 +359,7 @@ def test_an_upload_is_kept_under_the_runs_folder(tmp_path):
 
 def test_a_view_survives_its_link():
     view = state.View(
-        "tiny", "0123456789abcdef", 3, "encoder", 1, 0, 2, "attention", "logit", "chat", True, "{}", "r"
+        "tiny", "0123456789abcdef", 3, "encoder", 1, 0, 2, "attention", "logit", "chat", "word", "{}", "r"
     )
     assert state.parse(state.to_parameters(view)) == view
     assert state.to_parameters(state.View()) == {}

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import shutil
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ import torch
 import explain.report
 from explain.errors import FileError, InputError, UnknownNameError
 from explain.files import read_json
-from explain.report import attribution_page, facts, maps, report
+from explain.report import attribution_page, facts, maps, report, sections
 from explain.report.labels import number
 from explain.results import Attribution, Beam, Generation, Token
 
@@ -366,6 +367,88 @@ def test_an_attribution_of_an_unknown_method_can_be_shown() -> None:
 
 def test_an_output_of_nothing_but_eos_can_be_shown() -> None:
     assert "Strongest reasons" not in Page(both([("a dog", "")]).to_html()).text
+
+
+# ---- long texts -----------------------------------------------------------------------------------------
+
+
+def long(source: int = 1000, target: int = 200, *, stops: bool = True) -> Generation:
+    """Words of a text with a full stop after every eighth."""
+
+    def text(count: int) -> str:
+        return " ".join(f"w{i}{'.' if stops and i % 8 == 7 else ''}" for i in range(count - 1))
+
+    return made(text(source), text(target))
+
+
+def test_a_thousand_tokens_are_shown_by_sentence_quickly_and_small() -> None:
+    att = explained(long())
+    attribution_page(explained(made("a dog", "le chien")))  # templates
+    begun = time.perf_counter()
+    html = attribution_page(att)
+    assert time.perf_counter() - begun < 2
+    assert len(html) < 3_000_000
+    page = Page(html)
+    assert (
+        "Shown by sentence: 1,000 source and 200 output tokens do not fit; the numbers of every token are "
+        "in the CSV and JSON." in page.text
+    )
+    assert "Each row is an output sentence." in page.text
+    assert "Strongest reasons for each word" in page.text
+    assert "The other 169 words" in page.text
+    assert "The same between words" not in page.text, "that map would have 240,000 cells"
+    _, place, _ = att.words().top(100, 1)[0]
+    assert re.search(rf"\(at {place}: [+−]", page.text)
+
+
+def test_a_map_that_fits_in_words_is_shown_in_words_and_finer_maps_wait() -> None:
+    view = sections.method_view(explained(long(100, 20)), facts.facts_of("attention"))
+    assert (view.main.noun, view.note, view.finer) == ("word", "", ())
+    view = sections.method_view(explained(long(200, 20)), facts.facts_of("attention"))
+    assert (view.main.noun, [finer.noun for finer in view.finer]) == ("sentence", ["word"])
+    assert len(view.finer[0].bands) == 2
+
+
+def test_a_long_text_without_sentences_lists_its_strongest_words() -> None:
+    text = Page(attribution_page(explained(long(stops=False)))).text
+    assert "there are no sentences to merge them by" in text
+    assert "too many for a page" in text
+    assert "Strongest reasons for each word" in text
+
+
+@pytest.mark.parametrize("level", ["token", "word", "sentence"])
+def test_maps_are_drawn_by_the_level_asked_for_and_the_data_stays_by_token(level: str) -> None:
+    found = both([("One two. Three four.", "un deux. trois quatre.")], level=level)
+    views = found._example(0, found.examples[0])["methods"]
+    assert [view.main.noun for view in views] == [level, level]
+    assert found.settings["level"] == level
+    data = found.to_dict()["examples"][0]["attributions"][0]
+    assert data["level"] == "token"
+    assert f"Each row is an output {level}." in Page(found.to_html()).text
+
+
+def test_another_reduction_than_the_sum_is_told_and_not_called_complete() -> None:
+    found = both([("One two. Three four.", "un deux. trois quatre.")], over="mean")
+    text = Page(found.to_html()).text
+    assert "Each score is the mean over the tokens of its word, so a row does not add up." in text
+    page = Page(attribution_page(explained(made("a dog", "le chien noir")).words(over="max_abs"))).text
+    assert "These scores were merged by max_abs, and only sums keep" in page
+    assert "Completeness is not defined for this method" not in page
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"level": "paragraph"}, "sentence"),
+        ({"over": "max"}, "max_abs"),
+        ({"level": "token", "over": "mean"}, "none"),
+    ],
+)
+def test_a_level_that_there_is_not_is_refused_before_anything_runs(asked: Any, message: str) -> None:
+    model = FakeModel()
+    with pytest.raises(InputError, match=message):
+        report(model, ["a"], methods="attention", **asked)
+    assert model.asked == []
 
 
 # ---- what is asked of the model -----------------------------------------------------------------------

@@ -24,6 +24,7 @@ class Board {
     if (shape !== this.shape) {
       this.shape = shape;
       this.over = null;
+      this.revealed = null;
       this.rows = data.strips.map((strip) => new Row(strip, this));
       this.first = data.strips.some((s) => s.tokens.some((t) => t.s)) ? this.rows[0] : null;
       this.root.replaceChildren(...this.rows.map((row) => row.element));
@@ -69,6 +70,10 @@ class Board {
   paint() {
     const step = this.over ?? this.locked;
     for (const row of this.rows) row.paint(step, this.locked);
+    if (this.over === null && step !== null && step !== this.revealed) {
+      this.revealed = step;
+      for (const row of this.rows) row.reveal(step);
+    }
   }
 }
 
@@ -194,6 +199,22 @@ class Row {
     if (this.strip.role !== "lit" || !this.values) return 0;
     const row = this.values.subarray(step * this.buttons.length, (step + 1) * this.buttons.length);
     return row.reduce((most, value) => (Math.abs(value) > most ? Math.abs(value) : most), 0);
+  }
+
+  // In a text too long to show whole: scroll to what is locked, and to what counted most for it.
+  reveal(step) {
+    const { clientHeight, scrollHeight, scrollTop } = this.tokens;
+    if (scrollHeight <= clientHeight) return;
+    let place = this.pick ? step : null;
+    if (this.strip.role === "lit" && this.values) {
+      const row = this.values.subarray(step * this.buttons.length, (step + 1) * this.buttons.length);
+      row.forEach((value, index) => {
+        if (!Number.isNaN(value) && (place === null || Math.abs(value) > Math.abs(row[place]))) place = index;
+      });
+    }
+    const top = this.buttons[place]?.offsetTop;
+    if (top === undefined || (top >= scrollTop && top + 24 <= scrollTop + clientHeight)) return;
+    this.tokens.scrollTop = top - clientHeight / 2;
   }
 
   showSpecials(shown) {

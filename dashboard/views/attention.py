@@ -15,6 +15,7 @@ from dashboard.examples import Example
 from dashboard.state import MEAN
 from dashboard.views import text_page
 from explain.report import plots
+from explain.report.levels import FIT_COLUMNS, FIT_ROWS
 from explain.results import Generation, Token
 
 SIDES = {"cross": "Output → source", "encoder": "Source → source", "decoder": "Output → earlier output"}
@@ -181,4 +182,5 @@ def _whole(looked: Looked, layer: int, head: int) -> None:
         f"{looked.key_name}s. 0 is no attention at all. The scale ends at the largest weight of this map.",
         key="map_attention",
         alt=f"Heat map: attention, {title}",
+        zoom=len(looked.keys) > FIT_COLUMNS or len(looked.queries) > FIT_ROWS,
     )

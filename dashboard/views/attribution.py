@@ -14,11 +14,12 @@ from dashboard.components.strips import Bar, Strip, strips
 from dashboard.examples import Example
 from dashboard.labels import plain
 from dashboard.views import takeaway, text_page
-from dashboard.views.method import ask
+from dashboard.views.method import LEVEL_NAMES, ask
 from explain.report import plots, sections
 from explain.report.facts import reading_help
 from explain.report.labels import array, number, percent, probability, score_limit, token_label
-from explain.results import Attribution, Generation, group_words
+from explain.report.levels import at_level, columns_of, fits, fitted, levels_of
+from explain.results import Attribution, Generation, group_sentences, group_words
 
 STRONGEST = 12
 
@@ -38,7 +39,7 @@ def _show(choice: Choice, example: Example, generation: Generation) -> None:
         tokens = cache.attribution(
             choice, example, asked.method.name, asked.objective, asked.contrast, asked.options
         )
-    found = tokens.words() if state.current().words else tokens
+    found = at_level(tokens, state.current().level)
     groups = _groups(found, generation)
     at = _place_of(state.current().step, groups, generation)
     _lit(found, generation, groups, at)
@@ -48,24 +49,46 @@ def _show(choice: Choice, example: Example, generation: Generation) -> None:
     with right:
         _evidence(found, at)
     frame.section("The whole map")
-    drawn = plots.attribution_map(found, theme=frame.theme())
-    if found.source.shape[1] + len(found.target_tokens) > 14:
+    _map(found)
+    frame.section("Take it with you")
+    takeaway.downloads(found)
+    takeaway.snippet(choice, example, asked, level=found.level)
+
+
+def _map(found: Attribution) -> None:
+    """The map, coarser where the level asked for does not fit; the reader may have that nonetheless."""
+    fit = fitted(found)
+    shown = fit.attribution
+    if fit.note:
+        st.caption(plain(fit.note))
+        offered = list(reversed(levels_of(found)))
+        key = f"map_level_{found.level}_{shown.level}"
+        st.session_state.setdefault(key, shown.level)
+        chosen = st.segmented_control(
+            "Map by",
+            offered,
+            format_func=lambda name: LEVEL_NAMES[name],
+            key=key,
+            label_visibility="collapsed",
+        )
+        shown = at_level(found, chosen or shown.level)
+    drawn = plots.attribution_map(shown, theme=frame.theme())
+    if columns_of(shown) > 14:
         drawn.update_xaxes(tickangle=-60)
     frame.figure(
         drawn,
-        reading_help(found),
+        reading_help(shown),
         key="map_attribution",
-        alt="Heat map: scores of source and earlier output for each output token",
+        alt=f"Heat map: scores of source and earlier output for each output {shown.level}",
+        zoom=not fits(shown),
     )
-    frame.section("Take it with you")
-    takeaway.downloads(found)
-    takeaway.snippet(choice, example, asked, words=state.current().words)
 
 
 def _groups(found: Attribution, generation: Generation) -> list[list[int]]:
     """The output tokens that each row of the attribution stands for."""
-    if found.level == "word":
-        return group_words(generation.target_tokens, generation.target_text)
+    group = {"word": group_words, "sentence": group_sentences}.get(found.level)
+    if group is not None:
+        return group(generation.target_tokens, generation.target_text)
     return [[index] for index in range(len(found.target_tokens))]
 
 
@@ -82,7 +105,7 @@ def _lit(found: Attribution, generation: Generation, groups: Sequence[Sequence[i
     bar = Bar(scale, score_limit(found), found.units, ends=_ends(found))
     count = len(found.target_tokens)
     past = np.where(np.tri(count, k=-1, dtype=bool), array(found.prefix), np.nan)
-    if found.level == "word":
+    if found.level != "token":
         np.fill_diagonal(past, np.where(array(found.within) == 0, np.nan, array(found.within)))
     begun = bool((found.start != 0).any())
     earlier = ((generation.decoder_start,) if begun else ()) + found.target_tokens
@@ -139,7 +162,7 @@ def _table(found: Attribution, at: int) -> None:
         pd.DataFrame(
             [
                 {
-                    "token": token_label(tokens[side][index]),
+                    "token": token_label(tokens[side][index], 120),
                     "where": "source" if side == "source" else "output so far",
                     "position": index,
                     "score": score,

@@ -49,7 +49,7 @@ def _file(found: Attribution, ending: str) -> Callable[[], bytes]:
     return make
 
 
-def snippet(choice: Choice, example: Example, asked: Asked, *, words: bool) -> None:
+def snippet(choice: Choice, example: Example, asked: Asked, *, level: str) -> None:
     """Python that computes the same numbers."""
     path = choice.run or choice.folder
     options: dict[str, Any] = dict(example.controls)
@@ -68,7 +68,7 @@ def snippet(choice: Choice, example: Example, asked: Asked, *, words: bool) -> N
         f"model = explain.load({str(path)!r})",
         f"generation = {call}",
         f"attribution = {_call('model.attribute', ['generation'], settings | asked.options)}",
-        *(["attribution = attribution.words()"] if words else []),
+        *([f"attribution = attribution.{level}s()"] if level != "token" else []),
         'attribution.save("attribution.html")',
     ]
     with st.expander("The same in Python"):

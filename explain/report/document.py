@@ -13,12 +13,15 @@ from explain.files import digest_json, envelope, write_json, write_text
 from explain.report import sections
 from explain.report.facts import MethodFacts, facts_of, method_facts, zero_means
 from explain.report.labels import array, mean, number, objective_name, plural, shorten, shown
+from explain.report.levels import check_level
 from explain.report.render import page
 from explain.report.summary import anchor, is_given, summarise
 from explain.results import Attribution, Generation
 from explain.training.data import read_table
 
 Progress = Callable[[int, int], None]
+# Kind of the methods that read the model's own computation.
+INSIDE = "internals"
 # Outputs handed to the model at a time, so that progress is seen; the model makes its own batches.
 CHUNK = 16
 # Controls of generation that also shape how a given output is read.
@@ -58,6 +61,9 @@ class Report:
         settings: what was asked for: methods, objective, contrast, controls of generation, options.
         examples: the outputs, in the order of the data.
         facts: what the registry says about each method.
+        level: what the maps are drawn by: `token`, `word` or `sentence`; None is words, and sentences where
+            words do not fit. The data is by token whatever the maps are drawn by.
+        over: how scores are merged for the maps: `sum`, `mean` or `max_abs`.
     """
 
     title: str
@@ -66,6 +72,8 @@ class Report:
     settings: Mapping[str, Any]
     examples: tuple[Example, ...]
     facts: Mapping[str, MethodFacts]
+    level: str | None = None
+    over: str = "sum"
 
     def to_dict(self) -> dict[str, Any]:
         """The report as the JSON object of `explain/report@1`."""
@@ -97,6 +105,7 @@ class Report:
             methods=_method_rows(everything, self.facts),
             signed=any(attribution.signed for attribution in everything),
             unsigned=any(not attribution.signed for attribution in everything),
+            inside=any(fact.kind == INSIDE for fact in self.facts.values()),
             hesitation=sections.HESITATION,
             model=sections.settings_rows(self.model),
             settings=sections.settings_rows(self.settings),
@@ -140,7 +149,7 @@ class Report:
             "tokens": sections.token_rows(generation),
             "beams": [(beam.text, number(beam.score, 3)) for beam in generation.beams],
             "methods": [
-                sections.method_view(attribution, self.facts[attribution.method])
+                sections.method_view(attribution, self.facts[attribution.method], self.level, self.over)
                 for attribution in example.attributions
             ],
         }
@@ -156,6 +165,8 @@ def report(
     progress: Progress | None = None,
     title: str | None = None,
     command: str | None = None,
+    level: str | None = None,
+    over: str = "sum",
     **options: Any,
 ) -> Report:
     """Explain a model's outputs for the sources in `data`.
@@ -172,13 +183,17 @@ def report(
         progress: called with (done, all), counted in outputs and attributions.
         title: heading of the page.
         command: the command that makes the report again; the present one by default.
+        level: what the maps are drawn by: `token`, `word` or `sentence`; by default words, and sentences
+            where words do not fit.
+        over: how the scores of the tokens that cause are merged for the maps: `sum`, `mean` or `max_abs`.
         options: further options of `Seq2Seq.attribute`: `tolerance`, and settings of the methods, each
             of which goes to the methods that have it.
 
     Raises:
-        InputError: the data is empty or not of these kinds.
-        UnknownNameError: a method or option is not known.
+        InputError: the data is empty or not of these kinds, or there is no such level.
+        UnknownNameError: a method, option or reduction is not known.
     """
+    check_level(level, over)
     pairs = _pairs(data)
     names = list(dict.fromkeys([methods] if isinstance(methods, str) else methods))
     facts = method_facts(names)
@@ -190,7 +205,8 @@ def report(
     for name, fact in facts.items():
         asked = _asked(fact, objective, contrast, options, facts.values())
         columns.append(_explained(model, generations, name, asked, steps))
-    settings = {"methods": names, "objective": objective, "contrast": contrast, "generate": controls}
+    settings: dict[str, Any] = {"methods": names, "objective": objective, "contrast": contrast}
+    settings |= {"generate": controls, "level": level, "over": over}
     return Report(
         title=title or "Why the model wrote what it wrote",
         head=envelope(
@@ -204,6 +220,8 @@ def report(
         settings=_plain({**settings, "options": options}),
         examples=tuple(Example(g, tuple(c[i] for c in columns)) for i, g in enumerate(generations)),
         facts=facts,
+        level=level,
+        over=over,
     )
 
 
@@ -225,6 +243,7 @@ def attribution_page(attribution: Attribution) -> str:
         pieces=sections.pieces(attribution.target_tokens, attribution.target_text, attribution.log_probs),
         tokens=sections.log_prob_rows(attribution),
         signed=attribution.signed,
+        inside=facts.kind == INSIDE,
         colophon=_colophon(head),
         versions=head["versions"],
     )

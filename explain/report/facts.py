@@ -25,6 +25,7 @@ class MethodFacts:
     objective: bool = True
     contrast: bool = True
     options: frozenset[str] | None = None
+    kind: str = ""
 
 
 def method_facts(names: Iterable[str]) -> dict[str, MethodFacts]:
@@ -66,19 +67,37 @@ def _facts(name: str, row: dict[str, Any]) -> MethodFacts:
         objective=bool(row.get("objective", True)),
         contrast=bool(row.get("contrast", True)),
         options=frozenset(row["options"]) if "options" in row else None,
+        kind=str(row.get("kind") or ""),
     )
 
 
 def reading_help(attribution: Attribution) -> str:
-    """One sentence: how to read this map's colours."""
+    """How to read this map's colours, and how its scores were merged where they are not sums."""
     noun = attribution.level
+    merged = "".join(f" {sentence}" for sentence in _merging(attribution))
     if not attribution.signed:
         return (
             f"Each row is an output {noun}. The deeper the blue, the more the column counted for it; 0 is no "
-            "part in it. These scores have no sign: they cannot tell support from opposition."
+            f"part in it. These scores have no sign: they cannot tell support from opposition.{merged}"
         )
     more, less = _directions(attribution)
-    return f"Each row is an output {noun}. Blue columns {more}, orange ones {less}; 0 is no effect."
+    return f"Each row is an output {noun}. Blue columns {more}, orange ones {less}; 0 is no effect.{merged}"
+
+
+def reductions(attribution: Attribution) -> list[tuple[str, str]]:
+    """How the scores were merged, in order: (level, reduction), such as `("word", "sum")`."""
+    grouped = attribution.config.get("grouped", ())
+    pairs = [str(step).partition(": ") for step in grouped] if isinstance(grouped, (list, tuple)) else []
+    return [(level, over) for level, _, over in pairs]
+
+
+def _merging(attribution: Attribution) -> list[str]:
+    says = {
+        "mean": "is the mean over the tokens of its {level}, so a row does not add up",
+        "max_abs": "is the one furthest from 0 among the tokens of its {level}, so a row does not add up",
+    }
+    steps = reductions(attribution)
+    return [f"Each score {says[over].format(level=level)}." for level, over in steps if over in says]
 
 
 def _directions(attribution: Attribution) -> tuple[str, str]:

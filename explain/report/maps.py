@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from explain.report import colours
 from explain.report.facts import reading_help, scale_ends
 from explain.report.labels import array, decimals_for, number, objective_name, score_limit, token_label
-from explain.results import Attribution
+from explain.results import Attribution, Token
 
 # Up to this many columns the numbers are written in the cells; past it they are there for screen readers,
 # for copying and under the pointer.
 WRITTEN_COLUMNS = 30
 # A wider map is broken into bands of this many columns, so that it can still be read and printed.
 BAND_COLUMNS = 110
-# Past this many cells the titles name only the number; past the next limit the table is left out.
+# Past this many cells the titles name only the number; past the next limit the table is left out: a cell
+# takes some sixty bytes of the page.
 TITLED_CELLS = 8_000
-MOST_CELLS = 60_000
+MOST_CELLS = 20_000
+# Characters of a heading's title, where its label is a shortened sentence.
+MOST_TITLE = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +34,11 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """A row or column heading: the token's label and its CSS classes."""
+    """A row or column heading: the token's label, its CSS classes, and the text that the label shortens."""
 
     text: str
     css: str
+    title: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,23 +140,21 @@ def _caption(attribution: Attribution, label: str) -> str:
 
 def _columns(attribution: Attribution) -> list[_Column]:
     """Source, then the decoder start, then the output tokens that can have an effect on a later one."""
-    found = [
-        _Column("source", i, _heading(token.special, token_label(token)))
-        for i, token in enumerate(attribution.source_tokens)
-    ]
+    found = [_Column("source", i, _heading(token)) for i, token in enumerate(attribution.source_tokens)]
     if bool((attribution.start != 0).any()):
         found.append(_Column("start", 0, Heading("start", "special gap")))
-    inside = attribution.level == "word" and bool((attribution.within != 0).any())
+    inside = bool((attribution.within != 0).any())
     last = len(attribution.target_tokens) - (0 if inside and float(attribution.within[-1]) else 1)
     for u, token in enumerate(attribution.target_tokens[: max(0, last)]):
-        heading = _heading(token.special, token_label(token))
+        heading = _heading(token)
         gap = " gap" if u == 0 and found[-1].side == "source" else ""
-        found.append(_Column("prefix", u, Heading(heading.text, heading.css + gap)))
+        found.append(_Column("prefix", u, replace(heading, css=heading.css + gap)))
     return found
 
 
-def _heading(special: bool, text: str) -> Heading:
-    return Heading(text, "special" if special else "")
+def _heading(token: Token) -> Heading:
+    label, whole = token_label(token), token_label(token, MOST_TITLE)
+    return Heading(label, "special" if token.special else "", whole if whole != label else "")
 
 
 def _band(attribution: Attribution, columns: list[_Column], first: int, *, titled: bool) -> Band:
@@ -162,7 +164,7 @@ def _band(attribution: Attribution, columns: list[_Column], first: int, *, title
     beyond = beyond_tolerance(attribution)
     rows = []
     for t, token in enumerate(attribution.target_tokens):
-        heading = _heading(token.special, token_label(token))
+        heading = _heading(token)
         cells = []
         for column in columns:
             score = _score(scores, column, t)

@@ -1,8 +1,9 @@
 """Plotly figures as plain functions of results.
 
-Tokens are placed by position and labelled by text, so repeated tokens stay apart. Every colour has a bar with
-its numbers, and scales are fixed, never left to Plotly. Texts are escaped: Plotly would read them as HTML.
-Positions and steps count from 0, as in `Generation.alternatives` and in the JSON files.
+Tokens are placed by position and labelled by text, so repeated tokens stay apart; as many labels are drawn as
+fit, and more when the reader zooms in. Every colour has a bar with its numbers, and scales are fixed, never
+left to Plotly. Texts are escaped: Plotly would read them as HTML. Positions and steps count from 0, as in
+`Generation.alternatives` and in the JSON files.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ from explain.report.labels import (
 )
 from explain.results import Attribution, Generation, Token
 
-# Past this many labels on an axis only every second, third … is written.
-MOST_LABELS = 80
-# Past this many cells the hover names positions instead of carrying the token texts of every cell.
-MOST_HOVER_CELLS = 80_000
+# Past this many rows or columns there is no line between the cells.
+MOST_SPACED = 80
+# The label of the decoder start, which stands before the earlier output.
+START = "(start)"
 
 
 def attribution_map(attribution: Attribution, *, theme: Theme = "light") -> go.Figure:
@@ -63,31 +64,30 @@ def attribution_map(attribution: Attribution, *, theme: Theme = "light") -> go.F
         **_gaps(len(rows), max(len(rows), len(columns))),
     }
     panels = (
-        ("source", 1, array(attribution.source), np.arange(len(columns)), columns),
-        ("start", 2, array(attribution.start)[:, None], np.array([-1]), ["(start)"]),
-        ("prefix", 2, _past(attribution), np.arange(len(rows)), rows),
+        ("source", 1, array(attribution.source), np.arange(len(columns))),
+        ("start", 2, array(attribution.start)[:, None], np.array([-1])),
+        ("prefix", 2, _past(attribution), np.arange(len(rows))),
     )
     bar = {
         "title": {"text": _bar_title(attribution), "side": "right", "font": {"size": 12}},
         "tickformat": ".2~g",
     }
-    for name, column, scores, positions, labels in panels:
+    for name, column, scores, positions in panels:
         heat = go.Heatmap(
             name=name,
             z=scores,
             x=positions,
             y=np.arange(len(rows)),
-            customdata=_pairs(rows, labels),
-            hovertemplate=_score_hover(noun, name, len(rows) * len(labels), signed),
+            hovertemplate=_score_hover(noun, name, signed),
             showscale=name == "prefix",
             colorbar=bar,
             **shared,
         )
         figure.add_trace(heat, row=1, col=column)
     figure.update_xaxes(title_text=f"source {noun}", **_ticks(columns), row=1, col=1)
-    figure.update_xaxes(title_text=f"earlier output {noun}", **_ticks(["(start)", *rows], -1), row=1, col=2)
-    figure.update_yaxes(title_text=f"output {noun}", **_ticks(rows), row=1, col=1)
-    figure.update_yaxes(autorange="reversed", tickangle=0)
+    figure.update_xaxes(title_text=f"earlier output {noun}", **_ticks([START, *rows], -1), row=1, col=2)
+    figure.update_yaxes(title_text=f"output {noun}", row=1, col=1)
+    figure.update_yaxes(autorange="reversed", **{**_ticks(rows), "tickangle": 0})
     return _finish(figure, theme, height=_height(len(rows)), title=_title(attribution))
 
 
@@ -110,8 +110,7 @@ def attention_map(
     rows, columns = [plot_label(token) for token in query_tokens], [plot_label(token) for token in key_tokens]
     if zmax is None:
         zmax = float(np.nanmax(weights)) if weights.size and not np.isnan(weights).all() else 1.0
-    hover = "<b>%{customdata[0]}</b> (%{y:d}) looks at <b>%{customdata[1]}</b> (%{x:d})<br>weight %{z:.4f}"
-    plain = "position %{y:d} looks at position %{x:d}<br>weight %{z:.4f}"
+    hover = "<b>%{y}</b> (%{pointNumber[0]}) looks at <b>%{x}</b> (%{pointNumber[1]})<br>weight %{z:.4f}"
     heat = go.Heatmap(
         z=weights,
         x=np.arange(len(columns)),
@@ -120,8 +119,7 @@ def attention_map(
         zmax=zmax or 1.0,
         colorscale=colours.colorscale("sequential", theme),
         colorbar={"title": {"text": "attention weight (each row sums to 1)", "side": "right"}},
-        customdata=_pairs(rows, columns),
-        hovertemplate=_hover(hover, plain, weights.size),
+        hovertemplate=f"{hover}<extra></extra>",
         hoverongaps=False,
         **_gaps(len(rows), len(columns)),
     )
@@ -144,9 +142,9 @@ def token_log_probs(generation: Generation, *, theme: Theme = "light") -> go.Fig
             "color": [ramp[colours.doubt_level(float(share))] for share in np.nan_to_num(shares)],
             "line": {"color": colours.MUTED[theme], "width": 1},
         },
-        customdata=_column(labels, [probability(float(value)) for value in values]),
-        hovertemplate="<b>%{customdata[0]}</b> · step %{x:d}<br>log-probability %{y:.4f} nats"
-        "<br>probability %{customdata[1]}<extra></extra>",
+        customdata=_column([probability(float(value)) for value in values]),
+        hovertemplate="<b>%{x}</b> · step %{pointNumber}<br>log-probability %{y:.4f} nats"
+        "<br>probability %{customdata[0]}<extra></extra>",
     )
     figure = go.Figure(bars)
     figure.update_xaxes(title_text="output token", **_ticks(labels))
@@ -167,8 +165,7 @@ def entropy_strip(generation: Generation, *, theme: Theme = "light") -> go.Figur
         zmax=top or 1.0,
         colorscale=colours.colorscale("doubt", theme),
         colorbar={"title": {"text": "entropy (nats)", "side": "right"}, "nticks": 3},
-        customdata=_column(labels)[None, :, :],
-        hovertemplate="<b>%{customdata[0]}</b> · step %{x:d}<br>entropy %{z:.4f} nats<extra></extra>",
+        hovertemplate="<b>%{x}</b> · step %{pointNumber[1]}<br>entropy %{z:.4f} nats<extra></extra>",
         **_gaps(1, len(labels)),
     )
     figure = go.Figure(strip)
@@ -280,16 +277,6 @@ def _series(records: Sequence[Mapping[str, Any]], name: str) -> tuple[np.ndarray
     return np.array(steps), np.array([found[step] for step in steps], dtype=np.float32)
 
 
-def _pairs(rows: Sequence[str], columns: Sequence[str]) -> np.ndarray | None:
-    """Row and column label of each cell, for the hover; None when that would be too much to carry."""
-    if len(rows) * len(columns) > MOST_HOVER_CELLS:
-        return None
-    pairs = np.empty((len(rows), len(columns), 2), dtype=object)
-    pairs[:, :, 0] = np.array(rows, dtype=object)[:, None] if rows else ""
-    pairs[:, :, 1] = np.array(columns, dtype=object)[None, :] if columns else ""
-    return pairs
-
-
 def _column(*fields: Sequence[str]) -> np.ndarray:
     """One row of labels per point, as Plotly's custom data takes them."""
     return np.array([list(values) for values in zip(*fields, strict=True)], dtype=object).reshape(
@@ -297,37 +284,37 @@ def _column(*fields: Sequence[str]) -> np.ndarray:
     )
 
 
-def _hover(with_texts: str, with_positions: str, cells: int) -> str:
-    return (with_texts if cells <= MOST_HOVER_CELLS else with_positions) + "<extra></extra>"
-
-
-def _score_hover(noun: str, panel: str, cells: int, signed: bool) -> str:
-    cause = {"source": f"source {noun}", "prefix": f"earlier output {noun}", "start": "decoder start"}[panel]
+def _score_hover(noun: str, panel: str, signed: bool) -> str:
+    cause = {
+        "source": f"source {noun} <b>%{{x}}</b> (position %{{pointNumber[1]}})",
+        "prefix": f"earlier output {noun} <b>%{{x}}</b> (position %{{pointNumber[1]}})",
+        "start": "decoder start",
+    }[panel]
+    row = f"output {noun} <b>%{{y}}</b> (step %{{pointNumber[0]}})"
     score = "score %{z:+.5g}" if signed else "score %{z:.5g}"
-    texts = (
-        f"output {noun} <b>%{{customdata[0]}}</b> (step %{{y:d}})<br>"
-        f"{cause} <b>%{{customdata[1]}}</b>" + ("" if panel == "start" else " (position %{x:d})")
-    )
-    positions = f"output {noun} at step %{{y:d}}<br>{cause} at position %{{x:d}}"
-    return _hover(f"{texts}<br>{score}", f"{positions}<br>{score}", cells)
+    return f"{row}<br>{cause}<br>{score}<extra></extra>"
 
 
 def _ticks(labels: Sequence[str], first: int = 0) -> dict[str, Any]:
-    """Positions as coordinates, texts as tick labels; every n-th one when there are too many to read."""
-    every = max(1, math.ceil(len(labels) / MOST_LABELS))
-    return {
-        "tickmode": "array",
-        "tickangle": -90 if len(labels) > 12 else 0,
-        "tickvals": np.arange(first, first + len(labels), every),
-        "ticktext": list(labels[::every]),
+    """Positions as categories, texts as their labels.
+
+    On an axis of categories Plotly draws as many labels as fit, and more when the reader zooms in; the texts
+    are aliases, so that equal tokens stay apart.
+    """
+    found: dict[str, Any] = {
+        "type": "category",
+        "labelalias": {str(first + i): label for i, label in enumerate(labels)},
         "showgrid": False,
         "zeroline": False,
     }
+    if len(labels) > 12:
+        found["tickangle"] = -90
+    return found
 
 
 def _gaps(rows: int, columns: int) -> dict[str, int]:
     """A line of the page between cells, as long as the cells are wider than it."""
-    return {"xgap": int(columns <= MOST_LABELS), "ygap": int(rows <= MOST_LABELS)}
+    return {"xgap": int(columns <= MOST_SPACED), "ygap": int(rows <= MOST_SPACED)}
 
 
 def _widths(source: int, target: int) -> list[float]:

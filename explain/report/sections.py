@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from explain.files import dump_json
-from explain.report import colours
-from explain.report.facts import MethodFacts, short_unit
+from explain.report import colours, maps
+from explain.report.facts import MethodFacts, reductions, short_unit
 from explain.report.labels import (
     array,
     decimals_for,
@@ -22,13 +22,15 @@ from explain.report.labels import (
     shown,
     token_label,
 )
+from explain.report.levels import Fitted, at_level, columns_of, fitted, levels_of
 from explain.report.maps import MapView, beyond_tolerance, map_view
 from explain.results import Attribution, Generation, Token
 
 # A token with a probability below this is one the model hesitated over.
 HESITATION = 0.95
-# Reasons are written out for outputs of at most this many words.
+# Reasons are written out for this many words; those of the next, up to `ALL_REASONS`, wait to be opened.
 MOST_REASONS = 30
+ALL_REASONS = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +81,20 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class MethodView:
-    """One method's map of one output."""
+    """One method's map of one output.
+
+    `main` is the map that is shown, `note` says why it is not a finer one, `finer` are the maps to open.
+    """
 
     facts: MethodFacts
-    words: MapView
-    tokens: MapView | None
+    main: MapView
+    note: str
+    finer: tuple[MapView, ...]
     reasons: tuple[Reason, ...]
+    more_reasons: tuple[Reason, ...]
     reasons_note: str
+    placed: bool
+    noun: str
     evidence: Evidence
     config: tuple[tuple[str, str], ...]
     units: str
@@ -176,52 +185,100 @@ def certainty(log_probs: Any) -> str:
     return f"mean log-probability {number(average)} nats (0 = certain)"
 
 
-def method_view(attribution: Attribution, facts: MethodFacts) -> MethodView:
-    """The maps, reasons and evidence of one attribution."""
-    words = attribution.words()
-    found, note = _reasons(words)
-    split = (words.source.shape, words.prefix.shape) != (attribution.source.shape, attribution.prefix.shape)
+def method_view(
+    attribution: Attribution, facts: MethodFacts, level: str | None = None, over: str = "sum"
+) -> MethodView:
+    """The maps, reasons and evidence of one attribution.
+
+    Args:
+        attribution: at any level; a level coarser than its own can be shown.
+        facts: what the registry says of its method.
+        level: what the map is drawn by; by default words, or sentences where words do not fit.
+        over: how the scores of the tokens that cause are merged; see `Attribution.group`.
+    """
+    by = {name: at_level(attribution, name, over) for name in levels_of(attribution)}
+    words = by.get("word", attribution)
+    if level is None:
+        shown = fitted(words, over, whole=attribution)
+    else:
+        asked = by.get(level, attribution)
+        shown = (
+            Fitted(asked, "") if _cells(asked) <= maps.MOST_CELLS else fitted(asked, over, whole=attribution)
+        )
+    first, rest, note = _reasons(words, more=bool(shown.note))
     return MethodView(
         facts=facts,
-        words=map_view(words, facts.label),
-        tokens=map_view(attribution, facts.label) if split else None,
-        reasons=found,
+        main=map_view(shown.attribution, facts.label),
+        note=shown.note,
+        finer=tuple(map_view(at, facts.label) for at in _finer(by, shown.attribution)),
+        reasons=first,
+        more_reasons=rest,
         reasons_note=note,
+        placed=bool(shown.note),
+        noun=words.level,
         evidence=evidence(attribution),
         config=settings_rows(attribution.config),
         units=attribution.units,
     )
 
 
-def _reasons(words: Attribution, k: int = 3) -> tuple[tuple[Reason, ...], str]:
-    """The strongest influences on each word: at most `k`, none below a tenth of the word's strongest."""
+def _cells(attribution: Attribution) -> int:
+    return columns_of(attribution) * len(attribution.target_tokens)
+
+
+def _finer(by: Mapping[str, Attribution], shown: Attribution) -> list[Attribution]:
+    """Levels below the one shown, coarsest first: those that differ from the one above and fit on a page."""
+    found, above = [], shown
+    for name in reversed(list(by)[: list(by).index(shown.level)]):
+        at = by[name]
+        if (at.source.shape, at.prefix.shape) != (above.source.shape, above.prefix.shape):
+            above = at
+            if _cells(at) <= maps.MOST_CELLS:
+                found.append(at)
+    return found
+
+
+def _reasons(words: Attribution, *, more: bool) -> tuple[tuple[Reason, ...], tuple[Reason, ...], str]:
+    """The strongest influences on each word: none below a tenth of the word's strongest.
+
+    With `more`, five instead of three and with their places, since the map does not show them.
+    """
     spoken = [t for t, token in enumerate(words.target_tokens) if not token.special]
     note = ""
-    if len(spoken) > MOST_REASONS:
-        note = f"The first {MOST_REASONS} of {len(spoken):,} words; the map above has them all."
-        spoken = spoken[:MOST_REASONS]
+    if len(spoken) > ALL_REASONS:
+        note = f"The first {ALL_REASONS} of {plural(len(spoken), words.level)}."
+        spoken = spoken[:ALL_REASONS]
     unit = short_unit(words)
     found = []
     for t in spoken:
-        top = [item for item in words.top(t, k) if item[2] == item[2] and abs(item[2]) > 0]
+        top = [item for item in words.top(t, 5 if more else 3) if item[2] == item[2] and abs(item[2]) > 0]
         kept = [item for item in top if abs(item[2]) >= abs(top[0][2]) / 10]
-        causes = tuple(_cause(words, item, unit if i == 0 else "") for i, item in enumerate(kept))
+        causes = tuple(_cause(words, item, unit if i == 0 else "", more) for i, item in enumerate(kept))
         found.append(Reason(token_label(words.target_tokens[t]), causes))
-    return tuple(found), note
+    return tuple(found[:MOST_REASONS]), tuple(found[MOST_REASONS:]), note
 
 
-def _cause(words: Attribution, item: tuple[str, int, float], unit: str) -> Cause:
+def _cause(words: Attribution, item: tuple[str, int, float], unit: str, place: bool) -> Cause:
     side, index, score = item
     tokens = words.source_tokens if side == "source" else words.target_tokens
     strength = number(score, max(1, decimals_for(abs(score))), signed=words.signed)
     word = token_label(tokens[index])
-    return Cause("" if side == "source" else "earlier output", word, f"{strength} {unit}".strip())
+    where = f"at {index}: " if place else ""
+    return Cause("" if side == "source" else "earlier output", word, f"{where}{strength} {unit}".strip())
 
 
 def evidence(attribution: Attribution) -> Evidence:
     """Do the scores of each token add up to the change of the objective that they explain?"""
     errors = attribution.completeness_error.tolist()
     defined = [t for t, error in enumerate(errors) if not math.isnan(error)]
+    others = [over for _, over in reductions(attribution) if over != "sum"]
+    if not defined and others:
+        return Evidence(
+            "undefined",
+            f"These scores were merged by {listed(list(dict.fromkeys(others)))}, and only sums keep what the "
+            "scores of the tokens add up to, so they cannot be checked against the model's output.",
+            (),
+        )
     if not defined:
         return Evidence(
             "undefined",

@@ -3,15 +3,20 @@
 from explain.results.attribution import Attribution, load_attribution
 from explain.results.capture import Capture, load_capture
 from explain.results.generation import Alternative, Beam, Generation
+from explain.results.grouping import LEVELS, REDUCTIONS
+from explain.results.sentences import group_sentences
 from explain.results.tokens import Token, group_words
 
 __all__ = [
+    "LEVELS",
+    "REDUCTIONS",
     "Alternative",
     "Attribution",
     "Beam",
     "Capture",
     "Generation",
     "Token",
+    "group_sentences",
     "group_words",
     "load_attribution",
     "load_capture",

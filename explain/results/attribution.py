@@ -12,6 +12,16 @@ import torch
 from torch import Tensor
 
 from explain.errors import InputError
+from explain.results.grouping import (
+    LEVELS,
+    REDUCTIONS,
+    Partition,
+    Reduction,
+    checked_partition,
+    partition_of,
+    reduction,
+)
+from explain.results.sentences import group_sentences
 from explain.results.tokens import Token, group_words, merge_tokens
 
 if TYPE_CHECKING:
@@ -34,13 +44,15 @@ class Attribution:
         prefix: float [target, target]; entry [t, u] is the effect of target token u on target token t and
             is 0 for u >= t.
         start: float [target], the effect of the decoder-start token.
-        within: float [target], effects between the subwords of one word; 0 before `words()`.
+        within: float [target], effects between the tokens of one group (the subwords of a word); 0 before
+            `group()`.
         value: float [target], the objective with the whole input; nan without an objective.
         baseline_value: float [target], the objective at the baseline; nan where the method has none.
         completeness_error: float [target], |sum of scores - (value - baseline_value)| over
             |value - baseline_value|; 0 is exact, nan where undefined.
         log_probs: float [target], nats.
         config: every setting that shaped the numbers.
+        level: what a row and a column stand for: `token`, `span`, `word` or `sentence`.
     """
 
     method: str
@@ -80,33 +92,75 @@ class Attribution:
         """Bool [target]: the completeness error is defined and within the tolerance asked for."""
         return self.completeness_error <= float(self.config.get("tolerance", 0.01))
 
-    def words(self) -> Attribution:
-        """The same attribution between words: subwords merged on both axes.
+    @property
+    def source_share(self) -> Tensor:
+        """Float [target]: what of each row's score came from the source, Σ source / (Σ source + Σ prefix).
 
-        Effects are summed over the subwords of the word that causes them. Over the subwords of the word
-        that is explained they are summed too where the method explains an objective (the log-probability
-        of a word is the sum over its subwords), and averaged where it does not (attention).
+        1 is all from the source, 0 all from what was already written; outside 0 to 1 the two pull in opposite
+        directions. The decoder start and `within` are not counted. The first row, which has no prefix, is 1.
+        nan where the two add up to 0 (less than 1e-9 either way): then there is nothing to share out.
         """
-        if self.level == "word":
-            return self
-        rows = group_words(self.target_tokens, self.target_text)
-        columns = group_words(self.source_tokens, self.source_text)
-        down, across = (
-            _membership(rows, len(self.target_tokens)),
-            _membership(columns, len(self.source_tokens)),
-        )
-        average = down / down.sum(1, keepdim=True)
-        over_rows = down if self.objective else average
-        prefix = over_rows @ self.prefix.double() @ down.T
-        value, base = down @ self.value.double(), down @ self.baseline_value.double()
-        source = over_rows @ self.source.double() @ across.T
-        start = over_rows @ self.start.double()
+        source, prefix = self.source.double().sum(1), self.prefix.double().sum(1)
+        both = source + prefix
+        return torch.where(both.abs() < 1e-9, torch.nan, source / both).float()
+
+    def group(
+        self,
+        source_groups: Partition | None = None,
+        target_groups: Partition | None = None,
+        *,
+        over: str = "sum",
+        level: str = "span",
+    ) -> Attribution:
+        """The same attribution between groups of tokens.
+
+        `over` reduces the effects of the tokens that cause: `sum` keeps their sign and what they add up to,
+        `mean` is their average, `max_abs` the one furthest from 0, with its sign. Over the tokens that are
+        explained, effects are summed where the method explains an objective (the log-probability of a word is
+        the sum over its subwords), and averaged where it does not (attention); that comes first. Effects
+        between tokens of one group go to `within`.
+
+        Only sums can be checked against the objective: with another reduction `completeness_error` is nan.
+        `config["grouped"]` tells what was done.
+
+        Args:
+            source_groups: a partition of the source tokens: lists that hold every index once and in
+                order; None leaves every token alone.
+            target_groups: the same for the target tokens.
+            over: `sum`, `mean` or `max_abs`.
+            level: what the groups are: `token`, `span`, `word` or `sentence`.
+
+        Raises:
+            InputError: the groups are no partition, or there is no such level.
+            UnknownNameError: there is no such reduction.
+        """
+        if level not in LEVELS:
+            raise InputError(f"level is {level!r}; it is one of {', '.join(LEVELS)}")
+        across = reduction(over)
+        columns = _checked(source_groups, len(self.source_tokens), "source_groups")
+        rows = _checked(target_groups, len(self.target_tokens), "target_groups")
+        down = REDUCTIONS["sum" if self.objective else "mean"]
+
+        def explained(scores: Tensor, reduce: Reduction) -> Tensor:
+            columns = scores.double() if scores.dim() == 2 else scores.double()[:, None]
+            return reduce(columns.T, rows).T
+
+        def number(values: Tensor) -> Tensor:
+            return explained(values, REDUCTIONS["sum"])[:, 0]
+
+        source = across(explained(self.source, down), columns)
+        prefix = across(explained(self.prefix + self.within.diag(), down), rows)
+        start = explained(self.start, down)[:, 0]
+        value, base = number(self.value), number(self.baseline_value)
+        known = number(self.completeness_error)
         error = _completeness(source.sum(1) + prefix.sum(1) + start, value, base)
-        undefined = (down @ self.completeness_error.double()).isnan()
+        # A token that stays alone keeps its error, which its method may know better than float32 sums.
+        error = torch.where(torch.tensor([len(row) == 1 for row in rows], dtype=torch.bool), known, error)
+        undefined = known.isnan() | (over != "sum")
         return replace(
             self,
-            source_tokens=tuple(merge_tokens(self.source_tokens, g, self.source_text) for g in columns),
-            target_tokens=tuple(merge_tokens(self.target_tokens, g, self.target_text) for g in rows),
+            source_tokens=_merged(self.source_tokens, columns, self.source_text, level),
+            target_tokens=_merged(self.target_tokens, rows, self.target_text, level),
             source=source.float(),
             prefix=prefix.tril(-1).float(),
             start=start.float(),
@@ -114,14 +168,59 @@ class Attribution:
             value=value.float(),
             baseline_value=base.float(),
             completeness_error=torch.where(undefined, torch.nan, error).float(),
-            log_probs=(down @ self.log_probs.double()).float(),
-            level="word",
+            log_probs=number(self.log_probs).float(),
+            config={**self.config, "grouped": [*self.config.get("grouped", ()), f"{level}: {over}"]},
+            level=level,
         )
+
+    def words(self, *, over: str = "sum") -> Attribution:
+        """The same attribution between words: subwords merged on both axes; see `group` and `group_words`.
+
+        Raises:
+            InputError: the attribution is between sentences, which cannot be taken apart.
+            UnknownNameError: there is no such reduction.
+        """
+        reduction(over)
+        if self.level == "word":
+            return self
+        if self.level == "sentence":
+            raise InputError("this attribution is between sentences; make words from the one between tokens")
+        source = group_words(self.source_tokens, self.source_text)
+        return self.group(source, group_words(self.target_tokens, self.target_text), over=over, level="word")
+
+    def sentences(self, *, over: str = "sum") -> Attribution:
+        """The same attribution between sentences of both texts; see `group` and `group_sentences`.
+
+        Raises:
+            UnknownNameError: there is no such reduction.
+        """
+        reduction(over)
+        if self.level == "sentence":
+            return self
+        source = group_sentences(self.source_tokens, self.source_text)
+        target = group_sentences(self.target_tokens, self.target_text)
+        return self.group(source, target, over=over, level="sentence")
+
+    def spans(
+        self,
+        source: Sequence[tuple[int, int]] = (),
+        target: Sequence[tuple[int, int]] = (),
+        *,
+        over: str = "sum",
+    ) -> Attribution:
+        """The same attribution with the tokens [a, b) of each span merged, and every other token alone.
+
+        Raises:
+            InputError: a span is empty, outside the tokens, or overlaps another.
+            UnknownNameError: there is no such reduction.
+        """
+        columns = partition_of(source, len(self.source_tokens), "source")
+        return self.group(columns, partition_of(target, len(self.target_tokens), "target"), over=over)
 
     def top(self, step: int, k: int = 5) -> list[tuple[str, int, float]]:
         """The k strongest influences on target token `step`, as (side, index, score), strongest first."""
-        scores = [("source", i, float(x)) for i, x in enumerate(self.source[step])]
-        scores += [("prefix", u, float(x)) for u, x in enumerate(self.prefix[step, :step])]
+        scores = [("source", i, x) for i, x in enumerate(self.source[step].tolist())]
+        scores += [("prefix", u, x) for u, x in enumerate(self.prefix[step, :step].tolist())]
         return sorted(scores, key=lambda item: -abs(item[2]))[:k]
 
     def to_dict(self) -> dict[str, Any]:
@@ -227,11 +326,19 @@ def _report() -> Any:
     return importlib.import_module("explain.report")
 
 
-def _membership(groups: Sequence[Sequence[int]], size: int) -> Tensor:
-    matrix = torch.zeros(len(groups), size, dtype=torch.float64)
-    for row, group in enumerate(groups):
-        matrix[row, list(group)] = 1
-    return matrix
+def _checked(groups: Partition | None, size: int, name: str) -> list[list[int]]:
+    return [[i] for i in range(size)] if groups is None else checked_partition(groups, size, name)
+
+
+def _merged(
+    tokens: Sequence[Token], groups: Sequence[Sequence[int]], text: str, level: str
+) -> tuple[Token, ...]:
+    """One token for each group; words and sentences lose the white space round them."""
+    strip = level in ("word", "sentence")
+    return tuple(
+        tokens[group[0]] if len(group) == 1 and not strip else merge_tokens(tokens, group, text)
+        for group in groups
+    )
 
 
 def _completeness(total: Tensor, value: Tensor, base: Tensor) -> Tensor:

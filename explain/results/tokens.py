@@ -79,19 +79,21 @@ def _breaks(left: Token, right: Token, text: str) -> bool:
 
 
 def merge_tokens(tokens: Sequence[Token], group: Sequence[int], text: str) -> Token:
-    """One token that stands for a group: its text runs from the first start to the last end, its id is -1."""
-    first, last = tokens[group[0]], tokens[group[-1]]
+    """One token that stands for a group: its text runs from the first start to the last end, its id is -1.
+
+    Special tokens in a group add nothing to its text; a group of nothing else is special and shows its names.
+    """
+    first = tokens[group[0]]
     if len(group) == 1:
         return first if first.special else _stripped(first, text)
-    merged = Token(
-        text=text[first.start : last.end],
-        id=-1,
-        start=first.start,
-        end=last.end,
-        special=False,
-        forced=all(tokens[index].forced for index in group),
-    )
-    return _stripped(merged, text)
+    members = [tokens[index] for index in group]
+    forced = all(token.forced for token in members)
+    ordinary = [token for token in members if not token.special]
+    if not ordinary:
+        names = " ".join(token.text for token in members)
+        return Token(names, -1, first.start, first.start, special=True, forced=forced)
+    start, end = ordinary[0].start, max(token.end for token in ordinary)
+    return _stripped(Token(text[start:end], -1, start, end, special=False, forced=forced), text)
 
 
 def _stripped(token: Token, text: str) -> Token:
