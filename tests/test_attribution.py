@@ -344,6 +344,7 @@ def test_a_name_is_registered_once_and_kinds_are_known():
         ({"target": "entropy", "contrast": "chat"}, InputError, "entropy"),
         ({"contrast": "le chat la maison un chien"}, InputError, "says the same"),
         ({"contrast": "  "}, InputError, "contrast is empty"),
+        ({"contrast": "<pad>"}, InputError, "special token"),
         ({"method": "attention", "heads": (7,)}, InputError, "has 2"),
         ({"method": "occlusion", "by": "magic"}, InputError, "attention"),
         ({"method": "saliency", "reduction": "max"}, InputError, "l2"),

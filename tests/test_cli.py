@@ -144,6 +144,55 @@ def test_attribute(cli, folder, tmp_path, ending):
 
 
 @pytest.mark.parametrize(
+    ("asked", "rows"),
+    [
+        (["--position", "1"], [[1, 2]]),
+        (["--position", "0:2", "--position", "3"], [[0, 2], [3, 4]]),
+        (["--position", "output", "--memory", "1"], None),
+    ],
+)
+def test_attribute_explains_the_positions_asked_for(cli, folder, tmp_path, asked, rows):
+    out = tmp_path / "map.json"
+    given = ["--text", "the cat sees a dog", "--target", "le chat la maison", "--out", out]
+    status, _, err = cli("attribute", folder, *given, "--method", "saliency", *asked)
+    assert (status, err) == (0, "")
+    found = json.loads(out.read_text())
+    explained = [any(score != 0 for score in row) for row in found["source_scores"]]
+    assert sum(explained) == (1 if rows is None else len(rows))
+    if rows is not None:
+        assert found["config"]["positions"] == rows
+
+
+def test_attribute_with_a_contrast_input_or_span(cli, folder, tmp_path):
+    out = tmp_path / "map.json"
+    given = ["attribute", folder, "--text", "the cat sees a dog", "--method", "saliency", "--out", out]
+    status, _, _ = cli(*given, "--objective", "kl_divergence", "--contrast-input", "a bird")
+    assert status == 0
+    assert json.loads(out.read_text())["objective"] == "kl_divergence"
+    given += ["--target", "le chat la maison"]
+    assert cli(*given, "--contrast", "chien oiseau", "--contrast-span", "1:3")[0] == 0
+    assert json.loads(out.read_text())["config"]["contrasted"] == [False, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (["--position", "x"], "no whole number"),
+        (["--position", "99"], "outside the output"),
+        (["--contrast", "chat", "--contrast-span", "1"], "START:END"),
+        (["--objective", "kl_divergence"], "belong together"),
+        (["--memory", "0"], "number of bytes"),
+    ],
+)
+def test_attribute_refuses_positions_that_make_no_sense(cli, folder, tmp_path, asked, message):
+    given = ["attribute", folder, "--text", "the cat sees a dog", "--out", tmp_path / "map.json"]
+    status, _, err = cli(*given, *asked)
+    assert status == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("asked", "level", "grouped"),
     [
         ([], "token", None),

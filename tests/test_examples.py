@@ -67,7 +67,13 @@ def test_finetune_t5(t5_folder):
     assert sum("most needed" in line for line in lines) == 3
 
 
-def test_there_are_five_short_examples():
+def test_from_source_or_habit(folder):
+    said = run("from_source_or_habit.py", folder, TEXT)
+    assert said.count("from the source") > 0
+    assert "rather than" in said
+
+
+def test_there_are_six_short_examples():
     scripts = sorted(EXAMPLES.glob("*.py"))
-    assert len(scripts) == 5
+    assert len(scripts) == 6
     assert all(len(script.read_text().splitlines()) <= 40 for script in scripts)

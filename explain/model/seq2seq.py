@@ -399,10 +399,13 @@ class Seq2Seq:
         """Ids of a foil text without special tokens.
 
         Raises:
-            InputError: the text is empty or holds unknown words.
+            InputError: the text is empty, a special token, or holds unknown words.
         """
         tokens = text.encode(self.tokenizer, foil, limit=self._limit, as_target=True, name="the contrast")
-        return [token.id for token in tokens if not token.special]
+        ids = [token.id for token in tokens if not token.special]
+        if not ids:
+            raise InputError(f"the contrast {foil!r} is a special token; give its id, or an alternative's")
+        return ids
 
     def _output_start(self, language: str | None) -> tuple[int, int | None]:
         """Decoder-start id and forced first id of outputs in a language (None: the tokenizer's own).
