@@ -32,9 +32,9 @@ format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-# Every benchmark prints a table and ends in one JSON line.
+# Every benchmark prints a table and ends in one JSON line. Files named peer_* are their helpers.
 bench: $(READY)
-	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+	for file in $(filter-out benchmarks/peer_%.py,$(wildcard benchmarks/*.py)); do $(BIN)/python $$file || exit 1; done
 
 # Screenshots of every page, light and dark, into gallery/. Needs Chromium.
 gallery: $(READY)

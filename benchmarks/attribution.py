@@ -1,7 +1,10 @@
-"""How much faster one pass for all positions is than plain Captum, position by position.
+"""Attribution side by side with inseq, with plain Captum, and with what the rows alone would cost.
 
-Both compute the same scores of the same random BART (d=256, 3+3 layers) for 32 source and 16 target tokens;
-runs are interleaved and the median of their ratios is reported, with the largest difference of the scores.
+Everything runs in one session and interleaved: ours, inseq (in an environment of its own, same weights, same
+tokens, same objective), and the bound, which is the rows that the method needs times the time of such a row
+in plain PyTorch. Medians are of ratios within a repeat. One run of each side goes before, to warm up; it
+counts the rows (encoder / decoder / backward) and measures the memory. The sizes are random models with 32
+source and 16 target tokens; `--model` takes a trained one.
 """
 
 from __future__ import annotations
@@ -10,128 +13,273 @@ import argparse
 import os
 import platform
 import statistics
-import time
-from collections.abc import Callable
-from functools import partial
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
-from captum.attr import InputXGradient, IntegratedGradients, Occlusion, Saliency
-from tokenizers import Tokenizer, models, pre_tokenizers
-from torch import Tensor
-from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
-from transformers.modeling_outputs import BaseModelOutput
+from peer_captum import PLAIN
+from peer_case import Case, Result, measure, middle, registered
+from peer_client import Peer, environment
+from peer_measure import seconds
+from peer_models import SIZES, Size, Stage, given
 
-import explain
-from explain.attribution.inputs import Inputs, inputs_of
+from explain.attribution.inputs import inputs_of
+from explain.errors import ExplainError
 from explain.files import dump_json
-from explain.model import Seq2Seq
-from explain.results import Generation
-from explain.terminal import table
+from explain.terminal import note, table
 
-SOURCE, TARGET, STEPS = 32, 16, 16
-
-
-def random_model() -> Seq2Seq:
-    """A random BART of d=256 with 3+3 layers, and a tokenizer of numbered words."""
-    torch.manual_seed(0)
-    words = ["<s>", "<pad>", "</s>", "<unk>", *(f"w{i}" for i in range(996))]
-    backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", bos_token="<s>"
-    )
-    sizes = {f"{side}_layers": 3 for side in ("encoder", "decoder")}
-    sizes |= {f"{side}_attention_heads": 4 for side in ("encoder", "decoder")}
-    sizes |= {f"{side}_ffn_dim": 1024 for side in ("encoder", "decoder")}
-    config = BartConfig(vocab_size=1000, d_model=256, init_std=0.05, forced_eos_token_id=None, **sizes)
-    return explain.wrap(BartForConditionalGeneration(config).eval(), tokenizer)
-
-
-def plain_forward(model: Seq2Seq, generation: Generation, t: int, source: Tensor, target: Tensor) -> Tensor:
-    """The log-probability of token t as one would write it by hand."""
-    states = model.hf.get_encoder()(inputs_embeds=source).last_hidden_state
-    output = BaseModelOutput(last_hidden_state=states)
-    logits = model.hf(encoder_outputs=output, decoder_inputs_embeds=target, use_cache=False).logits
-    return logits[:, t].log_softmax(-1)[:, generation.target_ids[t]]
-
-
-def plain(explainer: Any, reduce: Callable[[Tensor], Tensor], **arguments: Any) -> Callable[..., Tensor]:
-    """Plain Captum over all positions: source scores [target, source]."""
-
-    def run(model: Seq2Seq, generation: Generation, inputs: Inputs) -> Tensor:
-        rows = []
-        given = dict(arguments)
-        if explainer is IntegratedGradients:
-            given["baselines"] = (inputs.source_baseline, inputs.target_baseline)
-        for t in range(len(generation.target_tokens)):
-            # As a per-step loop would have it: the prefix up to the token, and nothing after it.
-            pair = (
-                inputs.source.clone().requires_grad_(),
-                inputs.target[:, : t + 1].clone().requires_grad_(),
-            )
-            if "baselines" in given and explainer is IntegratedGradients:
-                given["baselines"] = (inputs.source_baseline, inputs.target_baseline[:, : t + 1])
-            made = explainer(partial(plain_forward, model, generation, t))
-            rows.append(reduce(made.attribute(pair, **given)[0][0].detach()))
-        return torch.stack(rows)
-
-    return run
-
-
-PLAIN: dict[str, tuple[Callable[..., Tensor], dict[str, Any]]] = {
-    "saliency": (plain(Saliency, lambda g: g.norm(dim=-1), abs=True), {}),
-    "input_x_gradient": (plain(InputXGradient, lambda g: g.sum(-1)), {}),
-    "integrated_gradients": (
-        plain(IntegratedGradients, lambda g: g.sum(-1), n_steps=STEPS, method="riemann_middle"),
-        {"steps": STEPS, "max_steps": STEPS},
+SAMPLED = {
+    "peer": "lime",
+    "peer_options": {"n_samples": 20, "attribute_target": False},
+    "compares": "",
+    "samples": (50, 20),
+}
+CASES: dict[str, Case] = {
+    "saliency": Case("saliency", {"reduction": "l2"}, "saliency", reduce="l2"),
+    "input_x_gradient": Case("input_x_gradient", {}, "input_x_gradient"),
+    "integrated_gradients": Case(
+        "integrated_gradients",
+        {"baseline": "unk"},
+        "integrated_gradients",
+        note="inseq with its default steps; ours to the largest error that leaves, or 1e-4",
     ),
-    "occlusion": (
-        plain(Occlusion, lambda g: g[:, 0], sliding_window_shapes=((1, 256), (1, 256)), baselines=(0, 0)),
-        {"by": "zero"},
+    "integrated_gradients_1pct": Case(
+        "integrated_gradients",
+        {"baseline": "unk", "tolerance": 0.01},
+        "integrated_gradients",
+        slow=True,
+        note="inseq with the fewest steps that leave every token an error of 1 % at most; ours to 1 %",
+    ),
+    "source_share": Case(
+        "source_share",
+        {"baseline": "unk", "tolerance": 0.01},
+        "integrated_gradients",
+        compares="shares",
+        note="to 1 % (or to inseq's error, where larger), against inseq's default integrated gradients, "
+        "from which one would add it up",
+    ),
+    "occlusion": Case(
+        "occlusion",
+        {"by": "unk"},
+        "occlusion",
+        compares="magnitude",
+        note="inseq drops the sign and never hides </s>: magnitudes are compared, without that column",
+    ),
+    "attention": Case("attention", {}, "attention", reduce="mean"),
+    "value_zeroing": Case(
+        "value_zeroing",
+        {"threshold": 1e-5},
+        "value_zeroing",
+        reduce="mean",
+        sibling=True,
+        note="on the T5 of this size: inseq raises a TypeError on BART, mBART and Marian with transformers 5",
+    ),
+    "gradient_shap": Case(
+        "gradient_shap",
+        {"baseline": "unk", "samples": 5, "noise": 0.0},
+        "gradient_shap",
+        {"n_samples": 5},
+        compares="",
+        note="5 random points each: not the same ones, so scores are not compared",
+    ),
+    "deeplift": Case("deeplift", {"baseline": "unk"}, "deeplift"),
+    "lime": Case(
+        "lime",
+        {"samples": 50},
+        **SAMPLED,
+        note="per sample; scores are not compared: inseq puts the unknown token's id, as a number, into "
+        "every dimension of a hidden token's embedding, and hides no prefix",
+    ),
+    "kernel_shap": Case(
+        "kernel_shap", {"samples": 50}, **SAMPLED, slow=True, note="per sample, against inseq's LIME"
+    ),
+    "contextcite": Case(
+        "contextcite", {"samples": 50}, **SAMPLED, slow=True, note="per sample, against inseq's LIME"
     ),
 }
 
 
-def seconds(call: Callable[[], Any]) -> tuple[float, Any]:
-    """How long a call takes, and what it returns."""
-    start = time.perf_counter()
-    result = call()
-    return time.perf_counter() - start, result
+def captum(where: Stage, repeats: int, only: list[str]) -> dict[str, dict[str, float]]:
+    """Ratios against plain per-position Captum, with the largest difference of the source scores."""
+    inputs = inputs_of(where.model, where.generation, "pad")
+    found: dict[str, dict[str, float]] = {"ratios": {}, "agreement": {}}
+    for name, (peer, options) in PLAIN.items():
+        if only and name not in only:
+            continue
+        ratios, apart = [], 0.0
+        for _ in range(repeats):
+            ours, att = seconds(
+                lambda n=name, o=options: where.model.attribute(where.generation, method=n, **o)
+            )
+            theirs, scores = seconds(lambda p=peer: p(where.model, where.generation, inputs))
+            ratios.append(theirs / ours)
+            apart = max(apart, float((att.source - scores).abs().max()))
+        found["ratios"][name], found["agreement"][name] = statistics.median(ratios), apart
+    return found
+
+
+def _cells(name: str, result: Result) -> tuple[str, ...]:
+    """A row of the printed table."""
+
+    def number(value: float | None, form: str, scale: float = 1.0) -> str:
+        return "" if value is None else format(value * scale, form)
+
+    def rows(counts: list[float] | None) -> str:
+        return "" if counts is None else " / ".join(f"{count:g}" for count in counts)
+
+    return (
+        name,
+        number(middle(result.ours), ".3g", 1000),
+        number(middle(result.theirs), ".3g", 1000),
+        number(result.ratio(), ".1f"),
+        number(result.difference, ".1e"),
+        number(result.over_bound(), ".2f"),
+        rows(result.rows[0]),
+        rows(result.rows[1]),
+        number(result.peak[0], ".1f", 2**-20),
+        number(result.peak[1], ".1f", 2**-20),
+    )
+
+
+COLUMNS = (
+    "method",
+    "ours ms",
+    "inseq ms",
+    "ratio",
+    "difference",
+    "× bound",
+    "rows, ours",
+    "rows, inseq",
+    "MiB, ours",
+    "MiB, inseq",
+)
+
+
+@dataclass
+class Outcome:
+    """What one size gave."""
+
+    results: dict[str, Result] = field(default_factory=dict)
+    captum: dict[str, dict[str, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    lengths: tuple[int, int] = (0, 0)
+
+    def record(self) -> dict[str, Any]:
+        """The part of the JSON line that is about this size."""
+        found = self.results.items()
+        return {
+            "ratios": {name: r.ratio() for name, r in found if r.theirs},
+            "agreement": {name: r.difference for name, r in found if r.theirs},
+            "bound": {name: r.over_bound() for name, r in found},
+            "details": {name: r.record() for name, r in found},
+            "captum": self.captum,
+            "tokens": self.lengths,
+        }
+
+    def show(self, size: Size, repeats: int) -> None:
+        """Print the table and its notes."""
+        of = f"median of {repeats}" + (", inseq once" if size.slow else "")
+        source, target = self.lengths
+        print(f"\n{size.label}, {source} source and {target} target tokens, {of}\n")
+        print(table(COLUMNS, [_cells(name, result) for name, result in self.results.items()]))
+        for name, result in self.results.items():
+            for text in (CASES[name].note, *result.notes):
+                print(f"  {name}: {text}" if text else "", end="\n" if text else "")
+        for name, ratio in self.captum.get("ratios", {}).items():
+            apart = self.captum["agreement"][name]
+            print(f"  {name}: {ratio:.1f} × plain per-position Captum, difference {apart:.1e}")
+        for text in self.notes:
+            print(f"  {text}")
+
+
+def measured(size: Size, peer: Peer | None, repeats: int, folder: Path, only: list[str]) -> Outcome:
+    """Every case that this size has time for."""
+    outcome = Outcome()
+    for sibling in (False, True):
+        cases = {n: c for n, c in CASES.items() if c.sibling is sibling and (not only or n in only)}
+        missing = [name for name, case in cases.items() if not registered(case)]
+        outcome.notes += [f"{name}: not among our methods, left out" for name in missing]
+        cases = {n: c for n, c in cases.items() if n not in missing and not (size.slow and c.slow)}
+        if not cases:
+            continue
+        where = (size.sibling if sibling else size.open)(folder / f"{size.label} {sibling}")
+        outcome.lengths = where.lengths
+        if sibling and where.model.hf.config.model_type != "t5":
+            outcome.notes += [f"{name}: left out, inseq cannot run it here" for name in cases]
+            continue
+        if peer is not None:
+            warmed(peer, where)
+        for name, case in cases.items():
+            note(f"{size.label}: {name}")
+            try:
+                outcome.results[name] = measure(name, case, where, peer, repeats, once=size.slow)
+            except ExplainError as error:
+                outcome.notes.append(f"{name}: ours raised {error}")
+        if not sibling and not size.slow:
+            outcome.captum = captum(where, repeats, only)
+    return outcome
+
+
+def warmed(peer: Peer, where: Stage) -> None:
+    """Open the same weights in inseq's worker, check that both sides see the same ids, and warm it up."""
+    seen = peer.open(where.folder, *where.texts)
+    generation = where.generation
+    assert seen["source"] == generation.source_ids.tolist(), "inseq encodes another source"
+    assert seen["target"][1:] == generation.target_ids.tolist(), "inseq encodes another target"
+    assert seen["target"][0] == int(generation.decoder_input_ids[0]), "inseq starts with another token"
+    peer.run("saliency", {}, "l2")
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--sizes", default="tiny,bart,rough,t5", help=f"of {', '.join(SIZES)}")
+    parser.add_argument("--only", default="", help=f"of {', '.join(CASES)}")
+    parser.add_argument("--peer-env", type=Path, default=Path("build/peer-env"), help="inseq's environment")
+    parser.add_argument("--model", type=Path, help="a trained model's own folder, instead of the sizes")
+    parser.add_argument("--source", default="", help="the source text for --model")
+    return parser.parse_args()
 
 
 def main() -> None:
-    """Print the table and the JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    repeats = parser.parse_args().repeats
-    model = random_model()
-    model.hf.requires_grad_(False)  # kind to plain Captum: parameters that collect gradients slow it down
-    source = " ".join(f"w{(7 * i) % 996}" for i in range(SOURCE - 1)) + " </s>"
-    generation = model.force(source, " ".join(f"w{(11 * i) % 996}" for i in range(TARGET - 1)))
-    model.require_parity()
-    inputs = inputs_of(model, generation, "pad")
-    ratios, agreement, rows = {}, {}, []
-    for name, (peer, options) in PLAIN.items():
-        pairs, difference = [], 0.0
-        for _ in range(repeats):
-            ours, att = seconds(lambda n=name, o=options: model.attribute(generation, method=n, **o))
-            theirs, scores = seconds(lambda p=peer: p(model, generation, inputs))
-            pairs.append((ours, theirs))
-            difference = max(difference, float((att.source - scores).abs().max()))
-        ratios[name] = statistics.median(theirs / ours for ours, theirs in pairs)
-        agreement[name] = difference
-        middle = [statistics.median(column) * 1000 for column in zip(*pairs, strict=True)]
-        rows.append(
-            (name, f"{middle[0]:.0f}", f"{middle[1]:.0f}", f"{ratios[name]:.1f}", f"{difference:.1e}")
-        )
-    columns = ("method", "ours (ms)", "plain Captum (ms)", "ratio", "largest difference")
-    print(table(columns, rows))
-    machine = {"cpu": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-    line = {"schema": "explain/benchmark@1", "name": "attribution", "ratios": ratios, "bound": {}}
-    print(dump_json({**line, "agreement": agreement, "machine": machine}, indent=None))
+    """Print a table per size and the JSON line."""
+    options = arguments()
+    sizes = {name: SIZES[name] for name in options.sizes.split(",")}
+    if options.model is not None:
+        sizes = {"model": given(options.model, options.source)}
+    python = environment(options.peer_env)
+    peer = None if python is None else Peer(python)
+    machine = {"cpu": processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    only = [name for name in options.only.split(",") if name]
+    records: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, size in sizes.items():
+            repeats = min(options.repeats, 2) if size.slow else options.repeats
+            outcome = measured(size, peer, repeats, Path(folder), only)
+            outcome.show(size, repeats)
+            records[name] = outcome.record()
+    if peer is not None:
+        machine |= {"inseq": peer.version}
+        peer.close()
+    main_size = records.get("bart", {})
+    parts = {key: main_size.get(key, {}) for key in ("ratios", "agreement", "bound", "captum")}
+    line = {"schema": "explain/benchmark@1", "name": "attribution", **parts, "sizes": records}
+    print(dump_json({**line, "machine": machine}, indent=None))
 
 
 if __name__ == "__main__":

@@ -260,7 +260,7 @@ def test_steps_are_raised_only_where_they_are_needed(bart):
     generation = generation_of(bart)
     rough = bart.attribute(generation, tolerance=10)
     fine = bart.attribute(generation, tolerance=0.001)
-    assert max(rough.config["steps_used"]) == 9
+    assert max(rough.config["steps_used"]) <= 9
     assert max(fine.config["steps_used"]) > 9
     assert min(fine.config["steps_used"]) < max(fine.config["steps_used"])
     assert float(fine.completeness_error.nan_to_num().max()) <= 0.001
@@ -460,7 +460,6 @@ def test_a_function_may_write_into_its_tensor(bart):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"method": "occlusion", "window": 100}, "hides the whole source"),
         ({"method": "attention", "layers": ()}, "layers is empty"),
         ({"method": "attention", "target": "logit"}, "explains no objective"),
         ({"tolerance": "x"}, "tolerance"),

@@ -15,14 +15,14 @@ from torch import nn
 import explain
 from explain.attribution import OBJECTIVES, REGISTRY, Cancelled, memory
 from explain.attribution.gradients.captum_rows import seeded
-from explain.attribution.gradients.quadrature import integrate, romberg, trapezoid
+from explain.attribution.gradients.quadrature import composite_romberg, integrate, packed, trapezoid
 from explain.attribution.gradients.word_paths import refined, word_path
 from explain.attribution.inputs import inputs_of
 from explain.attribution.memory import TooLargeError, in_chunks
 from explain.attribution.objectives import question, spans_of
 from explain.errors import InputError, UnknownNameError
 from tests.conftest import OUTPUTS, SENTENCES
-from tests.models import tiny
+from tests.models import FAMILIES, tiny
 from tests.state import assert_same_state, state_of
 from tests.test_attribution import both, generation_of, plain_forward
 
@@ -98,7 +98,7 @@ def test_positions_are_read(positions, spans):
     assert spans_of(positions, 3) == spans
 
 
-@pytest.mark.parametrize("positions", [3, (2, 2), [0, (0, 2)], [], "all", 1.5, [("a", 2)], [(0, 1, 2)]])
+@pytest.mark.parametrize("positions", [3, True, (2, 2), [0, (0, 2)], [], "all", 1.5, [("a", 2)], [(0, 1, 2)]])
 def test_positions_that_make_no_sense_are_refused(positions):
     with pytest.raises(InputError, match="position"):
         spans_of(positions, 3)
@@ -195,38 +195,55 @@ def test_a_hook_at_the_logits_is_seen_by_every_method(bart):
 # ---- integrals ----
 
 
-@pytest.mark.parametrize("steps", [8, 16, 32])
-def test_rules_integrate_what_they_should(steps):
-    points = np.linspace(0, 1, steps + 1)
-    assert np.isclose(trapezoid(steps) @ points, 0.5)
-    assert np.isclose(romberg(steps) @ points**6, 1 / 7)
-    assert (romberg(steps) > 0).all()
+@pytest.mark.parametrize(
+    "grid", [range(9), range(0, 17, 2), [0, 2, 4, 5, 6, 7, 8], [0, 4, 8, 10, 12, 13, 14, 15, 16]]
+)
+def test_rules_integrate_what_they_should(grid):
+    nodes = np.array(list(grid))
+    points = nodes / nodes[-1]
+    assert np.isclose(trapezoid(points) @ points, 0.5)
+    weights = composite_romberg(nodes) / nodes[-1]
+    degree = 7 if len(set(np.diff(nodes))) == 1 else 3
+    assert np.isclose(weights @ points**degree, 1 / (degree + 1))
+    assert (weights > 0).all()
 
 
-def test_points_are_never_computed_twice_and_rows_stop_alone():
-    """Row 0 is linear and done at once; row 1 is steep and goes on, on new points only."""
-    asked: list[tuple[list[float], list[int]]] = []
+def test_points_are_never_computed_twice_and_lie_where_they_are_needed():
+    """Row 0 is linear and done at once; row 1 rises steeply near 0.7 and asks for points there only."""
+    asked: list[tuple[float, list[int]]] = []
 
-    def nodes(points, columns):
-        asked.append((points.tolist(), list(columns[0])))
-        values = torch.stack([torch.ones_like(points), 40 * points**39])
-        return [values[list(columns[0])][:, :, None]]
+    def nodes(requests):
+        asked.extend(requests[0])
+        answers = []
+        for point, rows in requests[0]:
+            steep = 50 / np.cosh(100 * (point - 0.7)) ** 2
+            answers.append(torch.tensor([1.0, steep])[rows][:, None])
+        return [answers]
 
     (found,) = integrate(
         nodes,
         [torch.tensor([1.0, 1.0])],
         rule="nested",
-        steps=4,
-        max_steps=256,
+        steps=8,
+        max_steps=1024,
         tolerance=1e-3,
         check=lambda: None,
     )
-    assert asked[0] == ([0, 0.25, 0.5, 0.75, 1], [0, 1])
-    assert all(rows == [1] for _, rows in asked[1:])
-    points = [point for some, _ in asked for point in some]
-    assert len(points) == len(set(points))
-    assert found.points.tolist() == [5, len(points)]
+    pairs = [(point, row) for point, rows in asked for row in rows]
+    assert len(pairs) == len(set(pairs))
+    assert found.points.tolist() == [9, len(pairs) - 9]
     assert float(found.error.max()) <= 1e-3
+    late = [point for point, row in pairs[18:] if row == 1]
+    assert np.mean([abs(point - 0.7) < 0.15 for point in late]) > 0.8
+    assert len(late) < 120, "a uniform grid would need more"
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.lists(st.integers(0, 9), min_size=1, unique=True)), max_size=9))
+def test_packing_loses_nothing(requests):
+    made = packed(requests)
+    flat = sorted((point, row) for point, rows in made for row in rows)
+    assert flat == sorted((point, row) for point, rows in requests for row in rows)
+    assert all(rows for _, rows in made)
 
 
 def test_batches_share_points_and_keep_their_own_rows(bart):
@@ -260,7 +277,7 @@ def test_the_nested_rule_and_gauss_legendre_agree_when_both_converge(bart):
     generation = generation_of(bart)
     nested = bart.attribute(generation, tolerance=1e-4)
     gauss = bart.attribute(generation, rule="gauss_legendre", steps=128, max_steps=128)
-    torch.testing.assert_close(nested.source, gauss.source, atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(nested.source, gauss.source, atol=1e-2, rtol=1e-2)
 
 
 def test_every_token_is_complete_or_marked_with_the_default_baseline(model):
@@ -268,7 +285,7 @@ def test_every_token_is_complete_or_marked_with_the_default_baseline(model):
         att = model.attribute(generation)
         assert ((att.completeness_error <= 0.01) | ~att.converged).all()
         steps = torch.tensor(att.config["steps_used"])
-        assert (att.converged | (steps == 1025) | att.completeness_error.isnan()).all()
+        assert (att.converged | (steps > 500) | att.completeness_error.isnan()).all()
         assert att.converged.float().mean() > 0.8
 
 
@@ -308,7 +325,7 @@ def test_integrals_through_any_cut_add_up(model):
 
 def test_conductance_of_the_embeddings_is_integrated_gradients(model):
     generation = generation_of(model)
-    options = {"steps": 32, "max_steps": 32}
+    options = {"steps": 32, "max_steps": 32, "positions": [0, 2, 4]}  # too few to look ahead for
     plain = model.attribute(generation, **options)
     through = model.attribute(generation, method="layer_conductance", **options)
     for row, other in zip(plain.source, through.source, strict=True):
@@ -415,6 +432,35 @@ def test_smooth_grad_without_noise_is_saliency_and_seeds_matter(bart):
     assert not torch.equal(one, other)
 
 
+@pytest.mark.parametrize("name", list(REGISTRY.rows))
+def test_half_precision_runs_on_every_family(half, name):
+    att = half.attribute(half.force("the cat sees", "le chat"), method=name)
+    assert att.source.isfinite().all()
+    assert float(att.source.abs().sum()) > 0
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def half(request):
+    model = tiny(request.param)
+    model.hf.to(torch.bfloat16)
+    return model
+
+
+def test_nothing_in_nothing_out(bart):
+    assert explain.source_share(bart, []) == []
+    assert all(bart.attribute([], method=name) == [] for name in REGISTRY.rows)
+
+
+def test_an_objective_without_a_gradient_is_refused_by_gradient_methods(bart):
+    def rank(logits, ids):
+        return logits.argmax(-1).float()
+
+    generation = generation_of(bart)
+    with pytest.raises(InputError, match="differentiable"):
+        bart.attribute(generation, method="saliency", target=rank)
+    assert bart.attribute(generation, method="occlusion", target=rank).source.isfinite().all()
+
+
 # ---- memory ----
 
 
@@ -460,18 +506,28 @@ def test_more_of_everything_needs_more_memory(bart):
 # ---- the source's share ----
 
 
-def test_the_source_share_is_that_of_the_map_without_a_map(model):
+@pytest.mark.parametrize("by", ["differences", "forward_mode"])
+def test_the_source_share_is_that_of_the_map_without_a_map(model, by):
     texts = model.force(SENTENCES, OUTPUTS)
-    shares = explain.source_share(model, texts, tolerance=1e-3, max_steps=1024)
+    options = {"by": by, "tolerance": 1e-3, "max_steps": 128}
+    shares = explain.source_share(model, texts, **options)
+    finished = 0
     for generation, share in zip(texts, shares, strict=True):
-        att = model.attribute(generation, tolerance=1e-3)
-        torch.testing.assert_close(share.source, att.source.sum(1), atol=2e-5, rtol=1e-4)
-        torch.testing.assert_close(share.prefix, att.prefix.sum(1), atol=2e-5, rtol=1e-4)
+        att = model.attribute(generation, tolerance=1e-4)
+        size = float((att.value - att.baseline_value).abs().max())
+        done = (share.error <= 2e-3) & (att.completeness_error <= 1e-3)
+        finished += int(done.sum())
+        for part, scores in ((share.source, att.source), (share.prefix, att.prefix)):
+            torch.testing.assert_close(part[done], scores.sum(1)[done], atol=2e-2 * size, rtol=2e-2)
+        total = share.source + share.prefix
+        torch.testing.assert_close(
+            total[done], (att.value - att.baseline_value)[done], atol=3e-3 * size, rtol=3e-3
+        )
         assert share.share.shape == (len(generation.target_tokens),)
         assert float(share.share[0]) == pytest.approx(1)  # nothing was written before the first token
-        torch.testing.assert_close(share.share, att.source_share, atol=1e-3, rtol=1e-2)
-    alone = explain.source_share(model, texts[1], tolerance=1e-3, max_steps=1024)
-    torch.testing.assert_close(alone.source, shares[1].source, atol=1e-5, rtol=1e-4)
+    assert finished > 0
+    alone = explain.source_share(model, texts[1], **options)
+    torch.testing.assert_close(alone.source, shares[1].source, atol=3e-3, rtol=3e-3)
 
 
 def test_the_source_share_takes_objectives_contrasts_and_can_be_stopped(bart):
@@ -481,7 +537,7 @@ def test_the_source_share_takes_objectives_contrasts_and_can_be_stopped(bart):
         bart, generation, target="logit", contrast="maison", tolerance=1e-3, max_steps=1024
     )
     att = bart.attribute(generation, target="logit", contrast="maison", tolerance=1e-3)
-    torch.testing.assert_close(contrast.source, att.source.sum(1), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(contrast.source, att.source.sum(1), atol=1e-2, rtol=1e-2)
     told = []
     explain.source_share(bart, [generation] * 2, progress=lambda done, total: told.append((done, total)))
     assert told == [(1, 2), (2, 2)]
@@ -489,8 +545,9 @@ def test_the_source_share_takes_objectives_contrasts_and_can_be_stopped(bart):
         explain.source_share(bart, generation, should_stop=lambda: True)
     with pytest.raises(UnknownNameError):
         explain.source_share(bart, generation, target="logprob")
-    with pytest.raises(InputError, match="tolerance"):
-        explain.source_share(bart, generation, tolerance=0)
+    for wrong in ({"tolerance": 0}, {"by": "magic"}, {"steps": 1}, {"batch_size": 0}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            explain.source_share(bart, generation, **wrong)
     assert_same_state(before, state_of(bart.hf))
 
 

@@ -235,6 +235,15 @@ def test_only_sums_can_be_proven_and_the_settings_say_what_was_done():
     assert "grouped" not in token.config
 
 
+def test_where_differences_cancel_no_error_is_told():
+    token = made(6, 6)
+    value = token.value.clone()
+    value[0] = -value[1]
+    words = replace(token, value=value).words()
+    assert words.completeness_error.isnan().tolist() == [True, *[False] * (len(words.target_tokens) - 1)]
+    assert words.completeness_error[1:].isfinite().all()
+
+
 def test_one_undefined_number_stays_in_its_group():
     token = made(6, 6)
     nan = token.completeness_error.clone()

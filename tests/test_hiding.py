@@ -20,6 +20,7 @@ from explain.attribution.registry import Work
 from explain.errors import InputError
 from explain.model.families import source_embeddings, target_embeddings
 from explain.training.tokenizer import build_tokenizer
+from tests.conftest import OUTPUTS, SENTENCES
 from tests.models import network, tokenizer
 from tests.test_attribution import both, generation_of, plain_forward
 
@@ -126,8 +127,9 @@ def test_a_source_that_would_be_empty_is_refused():
                 model.attribute(generation, method=name, by=by)
         assert model.attribute(generation, method=name, by="pad").source.isfinite().all()
     alone = model.force("cat", "le chat")
-    with pytest.raises(InputError, match="hides the whole source"):
-        model.attribute(alone, method="occlusion")
+    for window in (1, 2):
+        with pytest.raises(InputError, match="hides the whole source of 1"):
+            model.attribute(alone, method="occlusion", window=window)
     assert model.attribute(alone, method="occlusion", by="unk").source.abs().max() > 0
 
 
@@ -264,6 +266,12 @@ def test_contextcite_takes_sentences_where_there_are_several_and_else_words(piec
 
 
 def test_a_window_leaves_something_of_the_source(bart):
-    generation = bart.force("the", "le")
-    with pytest.raises(InputError, match="hides the whole source of 2"):
-        windows_of(generation, 2)
+    short, long = bart.force(["the", SENTENCES[0]], ["le", OUTPUTS[0]])
+    features, widths = windows_of(short, 2)
+    assert widths == {"source_window": 1, "prefix_window": 2}
+    assert features.source[features.source.any(1)].tolist() == [[True, False], [False, True]]
+    found = bart.attribute([short, long], method="occlusion", window=4)
+    assert [att.config["source_window"] for att in found] == [1, 4]
+    assert [att.config["window"] for att in found] == [4, 4]
+    alone = bart.attribute(short, method="occlusion")
+    torch.testing.assert_close(found[0].source, alone.source, **CLOSE)

@@ -11,6 +11,7 @@ from explain.attribution import REGISTRY
 from explain.attribution.internals.attention_gradient import relevancy
 from explain.attribution.internals.blocks import projection
 from explain.attribution.internals.rollout import rollout
+from explain.attribution.registry import Work
 from explain.errors import InputError
 from explain.model.families import layers
 from tests.conftest import OUTPUTS, SENTENCES
@@ -478,15 +479,31 @@ def test_rolled_out_value_zeroing_equals_the_product_written_out(model):
     encoder = really_zeroed(model, generation, "encoder", "self")
     cross = really_zeroed(model, generation, "decoder", "cross")
     own = really_zeroed(model, generation, "decoder", "self")
-    total = cross.sum(-1) + own.sum(-1)
-    source, decoder = rolled_out(
-        encoder / encoder.sum(-1, keepdim=True),
-        own / own.sum(-1, keepdim=True),
-        cross / total[..., None],
-        own.sum(-1) / total,
-    )
-    att = model.attribute(generation, method="value_zeroing", over_layers="rollout")
-    assert_scores(att, source, decoder)
+    total = cross.sum(-1, keepdim=True) + own.sum(-1, keepdim=True)
+
+    def with_identity(shares, residual):
+        return residual * torch.eye(shares.shape[-1]) + (1 - residual) * shares
+
+    for options, residual in (({}, 0.5), ({"residual": 0.2}, 0.2), ({"residual": 0}, 0)):
+        self_shares = with_identity(own / total, residual)
+        kept = self_shares.sum(-1)
+        source, decoder = rolled_out(
+            with_identity(encoder / encoder.sum(-1, keepdim=True), residual),
+            self_shares / kept[..., None],
+            (1 - residual) * cross / total,
+            kept,
+        )
+        att = model.attribute(generation, method="value_zeroing", over_layers="rollout", **options)
+        assert_scores(att, source, decoder)
+
+
+def test_rolled_out_value_zeroing_of_a_layer_that_nothing_moves_is_unmixed(model):
+    generation = generation_of(model)
+    for residual in (0, 0.5):  # nothing turns as far as the threshold
+        options = {"over_layers": "rollout", "residual": residual, "threshold": 1.999}
+        att = model.attribute(generation, method="value_zeroing", **options)
+        decoder = torch.eye(len(generation.target_tokens))
+        assert_scores(att, torch.zeros_like(att.source), decoder)
 
 
 def test_a_gated_feed_forward_network_is_run_as_it_is():
@@ -550,6 +567,10 @@ def test_one_token_each_and_half_precision_weights(name):
         ({"method": "value_zeroing", "over_layers": "sum"}, "mean, rollout"),
         ({"method": "value_zeroing", "over_layers": "rollout", "layers": (0,)}, "leave layers out"),
         ({"method": "value_zeroing", "threshold": -1.0}, "threshold=-1.0"),
+        ({"method": "value_zeroing", "over_layers": "rollout", "residual": 1.0}, "residual=1.0"),
+        ({"method": "value_zeroing", "residual": 0.2}, "belongs to over_layers='rollout'"),
+        ({"method": "random", "seed": -1}, "seed=-1"),
+        ({"method": "random", "seed": 2**63}, "seed=9223372036854775808"),
         ({"method": "value_zeroing", "contrast": "chat"}, "takes no contrast"),
     ],
 )
@@ -578,6 +599,24 @@ def test_interventions_before_the_block_are_seen(bart, name):
     off_diagonal = att.prefix.tril(-2)  # the diagonal of decoder inputs still has its residual connection
     assert float(off_diagonal.abs().max()) == 0
     assert float(att.start.min()) > 0
+
+
+@pytest.mark.parametrize("name", [*OURS, "attn_lrp", "random"])
+def test_of_nothing_nothing_is_explained(bart, name):
+    work = Work(bart, [], [], 0.01, lambda: None, lambda _: None)
+    row = REGISTRY.get(name)
+    assert row.run(work, row.options({})) == []
+
+
+def test_the_control_can_be_stopped(bart):
+    calls = []
+    bart.attribute(bart.force(SENTENCES, OUTPUTS), method="random", should_stop=lambda: bool(calls.append(1)))
+    assert len(calls) >= len(SENTENCES) + 1
+
+
+def test_the_control_takes_every_seed_that_a_generator_does(bart):
+    for seed in (0, 2**63 - 1):
+        assert bart.attribute(generation_of(bart), method="random", seed=seed).config["seed"] == seed
 
 
 def test_all_are_registered():

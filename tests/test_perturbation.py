@@ -147,6 +147,22 @@ def test_next_to_nothing_to_hide_is_explained_all_the_same(bart, name):
     assert att.completeness_error.isnan().all()
 
 
+@pytest.mark.parametrize("name", SAMPLING)
+def test_values_that_are_not_numbers_make_scores_that_are_none(bart, name, monkeypatch):
+    values = Presence.values
+
+    def holed(self, present):
+        found = values(self, present)
+        found[1, 2] = torch.nan
+        return found
+
+    monkeypatch.setattr(Presence, "values", holed)
+    att = bart.attribute(generation_of(bart), method=name, unit="word")
+    rows = len(att.source)
+    assert att.source.isnan().any(1).tolist() == [t == 2 for t in range(rows)]
+    assert att.prefix.isnan().any(1).tolist() == [t == 2 for t in range(rows)]
+
+
 # ---- memory ----
 
 
@@ -197,6 +213,7 @@ def test_the_budget_shapes_the_chunks(bart, monkeypatch):
     [
         ({"method": "occlusion", "unit": "page"}, "token, word, sentence, span"),
         ({"method": "occlusion", "unit": "word", "window": 2}, "does not go with"),
+        ({"method": "occlusion", "unit": "span"}, "a window of at least 2 tokens"),
         ({"method": "occlusion", "rows": 0}, "rows=0"),
         ({"method": "feature_ablation", "baseline": "noise"}, ", ".join(BASELINES)),
         ({"method": "feature_ablation", "unit": "span"}, "token, word, sentence"),

@@ -8,6 +8,7 @@ from torch import nn
 from transformers.models.t5.modeling_t5 import T5LayerNorm
 
 import explain
+from explain.attribution import REGISTRY
 from explain.attribution.inputs import inputs_of
 from explain.attribution.internals.relevance import (
     activation_rule,
@@ -307,6 +308,22 @@ def test_contrasts_and_spans_are_conserved():
     assert float(spans.completeness_error.nan_to_num().max()) < 0.01
     tokens = model.attribute(generation, method="attn_lrp")
     torch.testing.assert_close(spans.source[2], tokens.source[3], atol=1e-5, rtol=1e-4)
+
+
+def test_a_span_is_the_sum_of_its_tokens_only_where_the_softmax_absorbs(bart):
+    generation = generation_of(bart)
+    for softmax in ("absorb", "conserve"):
+        options = {"method": "attn_lrp", "softmax": softmax}
+        tokens = bart.attribute(generation, **options).source[1:4].sum(0)
+        span = bart.attribute(generation, positions=[(1, 4)], **options).source[1]
+        away = float((span - tokens).abs().max() / tokens.abs().max())
+        assert (away < 1e-4) == (softmax == "absorb"), away
+
+
+def test_completeness_is_measured_and_not_promised(bart):
+    assert not REGISTRY.get("attn_lrp").completeness
+    att = bart.attribute(generation_of(bart), method="attn_lrp")
+    assert att.completeness_error.isfinite().all()
 
 
 def test_chunks_change_nothing(bart):

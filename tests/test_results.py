@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -86,6 +87,14 @@ def test_hostile_texts_survive_every_format(tmp_path_factory, source, target, rn
     folder = tmp_path_factory.mktemp("formats")
     for ending in FORMATS:
         same(made, load_attribution(made.save(folder / f"a.{ending}")))
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_scores_that_are_not_numbers_survive_every_format(attribution, ending, tmp_path):
+    source, prefix, start = (getattr(attribution, name).clone() for name in ("source", "prefix", "start"))
+    source[0, 1] = prefix[2, 0] = start[1] = torch.nan
+    made = replace(attribution, source=source, prefix=prefix, start=start)
+    same(made, load_attribution(made.save(tmp_path / f"a.{ending}")))
 
 
 def test_json_has_the_fields_that_are_promised(attribution, tmp_path):

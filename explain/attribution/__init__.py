@@ -108,6 +108,8 @@ def attribute(
         raise InputError(f"{method} explains no objective, so it takes no contrast")
     if target != "log_prob" and (callable(target) or target in OBJECTIVES) and not row.objective:
         raise InputError(f"{method} explains no objective, so {_name(target)} cannot be asked of it")
+    if not several:
+        return []
     _require_same_vocabulary(model, several)
     questions = [
         question(
@@ -115,7 +117,7 @@ def attribute(
             item,
             target,
             foil,
-            contrast_span=contrast_span,
+            contrast_span=contrast_span if foil is not None or not any(foils) else None,
             contrast_input=other,
             positions=positions,
         )

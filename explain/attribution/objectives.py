@@ -161,6 +161,11 @@ class Question:
                     f"the objective {self.objective} returned {found}; it must return a tensor of shape "
                     f"{tuple(logits.shape[:-1])}, a number for every position"
                 )
+            if logits.requires_grad and not value.requires_grad:
+                raise InputError(
+                    f"the objective {self.objective} does not depend on the logits by differentiable steps: "
+                    "there is no gradient to explain; perturbation methods need none"
+                )
             return value.float()
         if self.reference is not None:
             return _kl_divergence(logits, self.reference[where])
@@ -260,7 +265,7 @@ def spans_of(positions: Positions, length: int) -> tuple[Span, ...]:
 
 def _span(item: Any, length: int) -> Span:
     """A token's number or a pair, counted from the end where negative, as [start, end)."""
-    if isinstance(item, int):
+    if isinstance(item, int) and not isinstance(item, bool):
         start = item + length if item < 0 else item
         end = start + 1
     elif isinstance(item, (tuple, list)) and len(item) == 2 and all(isinstance(p, int) for p in item):

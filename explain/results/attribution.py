@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 
+# Of a smaller difference between input and baseline no share can be told.
+_SAME = 1e-6
+
+
 @dataclass(frozen=True, eq=False)
 class Attribution:
     """Scores of source and prefix for each target token, with the evidence for them.
@@ -343,7 +347,8 @@ def _merged(
 
 def _completeness(total: Tensor, value: Tensor, base: Tensor) -> Tensor:
     difference = value - base
-    return (total - difference).abs() / difference.abs()
+    error = (total - difference).abs() / difference.abs()
+    return torch.where(difference.abs() > _SAME, error, torch.nan)
 
 
 def _numbers(value: Any) -> Any:

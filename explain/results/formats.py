@@ -96,7 +96,7 @@ def _save_csv(attribution: Attribution, path: Path) -> None:
 
 def _load_csv(path: Path) -> Attribution:
     try:
-        frame = pd.read_csv(path, keep_default_na=False, na_values={"score": ["nan"]})
+        frame = pd.read_csv(path, keep_default_na=False)
     except UnicodeDecodeError:
         raise EncodingError(f"{path} is not UTF-8") from None
     return _from_frame(frame, path)
@@ -133,9 +133,9 @@ def _from_frame(frame: pd.DataFrame, path: Path) -> Attribution:
     columns = zip(frame["side"], frame["target_index"], frame["index"], frame["score"], strict=True)
     for side, t, index, score in columns:
         if side == "start":
-            start[int(t)] = float(score)
+            start[int(t)] = _number(score)
         else:
-            scores[side][int(t), int(index)] = float(score)
+            scores[side][int(t), int(index)] = _number(score)
     first = frame.loc[frame["side"] == "start"].sort_values(by="target_index")
     evidence = {
         name: [_number(x) for x in first[column]]
@@ -232,14 +232,5 @@ def load(path: str | Path) -> Attribution:
         raise FileError(f"cannot read {path}: there is no such file")
     try:
         return reader(path)
-    except (
-        OSError,
-        SafetensorError,
-        KeyError,
-        ValueError,
-        TypeError,
-        IndexError,
-        AttributeError,
-        RuntimeError,
-    ) as error:
+    except _UNREADABLE as error:
         raise FileError(f"{path} cannot be read as an attribution: {error}") from None

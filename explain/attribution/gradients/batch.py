@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from explain.attribution.inputs import Inputs, inputs_of
+from explain.attribution.memory import graph_row_bytes, rows_within
 from explain.attribution.objectives import Question
 from explain.attribution.passes import values_from_hidden
 from explain.attribution.registry import Work
 from explain.model import Seq2Seq
+from explain.model.attention import Tap, tapped
 from explain.model.forward import batches, hidden_of, states_of
 
-Columns = Sequence[Sequence[int]]
-"""For each generation of a batch, the rows of its question that are asked for."""
+Columns = Sequence[Sequence[Sequence[int]]]
+"""For each generation of a batch and each of its versions (or one for all), the rows that are asked for."""
+
+
+# Tokens on one side.
+_SHORT = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +97,13 @@ def batched(work: Work, baseline: str, size: int, *, crop: bool = True) -> list[
     Targets end where nothing that was asked for can depend on them, unless `crop` is false: methods that draw
     random numbers would draw others.
     """
+    longest = [
+        max((len(side) for side in sides), default=1)
+        for sides in zip(
+            *((item.source_tokens, item.target_tokens) for item in work.generations), strict=True
+        )
+    ]
+    size = rows_within(work.budget // 4, graph_row_bytes(work.model, *longest), size)
     made = []
     for part in batches(work.generations, size):
         inputs = [inputs_of(work.model, work.generations[i], baseline) for i in part]
@@ -118,16 +132,29 @@ def _together(model: Seq2Seq, questions: Sequence[Question], inputs: Sequence[In
     )
 
 
-def chosen(values: Tensor, columns: Columns) -> Tensor:
-    """The asked rows of every generation: [batch, n, rows] -> [batch, n, columns].
+@contextmanager
+def attention_for_gradients(batch: Batch) -> Iterator[None]:
+    """Plain attention for short inputs: its batched gradients are faster than those of fused attention.
 
-    Generations that ask for fewer get zeros, which have no gradient.
+    Fused attention keeps no pattern, which long inputs need more than speed.
     """
-    most = max(len(rows) for rows in columns)
-    index = torch.tensor([[*rows, *[0] * (most - len(rows))] for rows in columns], device=values.device)
-    real = torch.tensor([[1.0] * len(rows) + [0.0] * (most - len(rows)) for rows in columns])
-    picked = values.gather(2, index[:, None, :].expand(-1, values.shape[1], -1))
-    return picked * real.to(values)[:, None, :]
+    if max(batch.source.shape[1], batch.target.shape[1]) > _SHORT:
+        yield
+        return
+    with tapped(batch.model.hf, Tap({}, {})):
+        yield
+
+
+def chosen(values: Tensor, columns: Columns) -> Tensor:
+    """The asked rows of every version: [batch, n, rows] -> [batch, n, columns].
+
+    Versions that ask for fewer rows than others get zeros, which have no gradient.
+    """
+    most = max(len(rows) for versions in columns for rows in versions)
+    filled = [[[*rows, *[-1] * (most - len(rows))] for rows in versions] for versions in columns]
+    index = torch.tensor(filled, device=values.device)  # [batch, n or 1, columns]
+    index = index.expand(-1, values.shape[1], -1)
+    return torch.where(index >= 0, values.gather(2, index.clamp_min(0)), 0)
 
 
 def jacobian_rows(

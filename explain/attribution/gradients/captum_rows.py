@@ -45,7 +45,9 @@ def over_columns(
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for begin in range(0, most, size):
         work.check()
-        columns = [list(range(begin, min(begin + size, len(question.spans)))) for question in batch.questions]
+        columns = [
+            [list(range(begin, min(begin + size, len(question.spans))))] for question in batch.questions
+        ]
         seen: list[Tensor] = []
         found = explain(_forward(batch, columns, seen), _gradients(size, work.check))
         source_scores, target_scores = (reduce(scores.detach().float()).cpu() for scores in found)
@@ -61,7 +63,9 @@ def over_columns(
 
 def _forward(batch: Batch, columns: Columns, seen: list[Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
     def forward(source: Tensor, target: Tensor) -> Tensor:
-        values = chosen(batch.values(source[:, 0], target[:, 0]), columns)  # [batch, n, columns]
+        # Captum draws its noise in float32, whatever the inputs are.
+        inputs = (side[:, 0].to(batch.source.dtype) for side in (source, target))
+        values = chosen(batch.values(*inputs), columns)  # [batch, n, columns]
         seen.append(values.detach())
         return values
 

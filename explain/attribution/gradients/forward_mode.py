@@ -37,6 +37,16 @@ def tangent_of(tensor: Tensor) -> Tensor:
     return torch.zeros_like(tensor) if tangent is None else tangent
 
 
+def slopes(batch: Batch, points: Tensor) -> Tensor:
+    """The objective's derivatives along the whole path at points [n] of it: [batch, n, rows]."""
+    rows = []
+    for base, full in ((batch.source_baseline, batch.source), (batch.target_baseline, batch.target)):
+        at = base[:, None] + points.to(full)[None, :, None, None] * (full - base)[:, None]
+        rows.append((at.flatten(0, 1), (full - base).repeat_interleave(len(points), dim=0)))
+    with forward_mode(batch.model):
+        return tangent_of(batch.values(*(forward_ad.make_dual(at, change) for at, change in rows)))
+
+
 def slopes_by_side(
     batch: Batch,
     source: Tensor,  # [batch · n, source, width]

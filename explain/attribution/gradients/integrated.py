@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from explain.attribution.gradients.batch import Batch, Columns, batched, chosen, jacobian_rows
-from explain.attribution.gradients.quadrature import integrate
+from explain.attribution.gradients.batch import (
+    Batch,
+    Columns,
+    attention_for_gradients,
+    batched,
+    chosen,
+    jacobian_rows,
+)
+from explain.attribution.gradients.forward_mode import slopes
+from explain.attribution.gradients.quadrature import Request, integrate, smooth_rows, unit_gauss
 from explain.attribution.gradients.settings import PathSettings
 from explain.attribution.inputs import split_prefix
-from explain.attribution.memory import backward_row_bytes, graph_row_bytes, in_chunks, rows_within
+from explain.attribution.memory import (
+    backward_row_bytes,
+    forward_row_bytes,
+    graph_row_bytes,
+    in_chunks,
+    rows_within,
+)
 from explain.attribution.registry import Method, Scores, Work
 
 
@@ -32,9 +50,11 @@ def _batch(work: Work, settings: PathSettings, batch: Batch) -> list[Scores]:
         )  # [batch, 2, rows]: baseline, input
     base = [batch.own_rows(ends[:, 0], b)[b] for b in range(len(ends))]
     value = [batch.own_rows(ends[:, 1], b)[b] for b in range(len(ends))]
+    differences = [high.double() - low.double() for high, low in zip(value, base, strict=True)]
     found = integrate(
-        lambda points, columns: _node_scores(work, settings, batch, points, columns),
-        [high.double() - low.double() for high, low in zip(value, base, strict=True)],
+        lambda requests: _node_scores(work, settings, batch, requests),
+        differences,
+        smooth=_smooth(work, settings, batch, differences),
         rule=settings.rule,
         steps=settings.steps,
         max_steps=settings.max_steps,
@@ -65,38 +85,90 @@ def _whole(decoder: Tensor, work: Work, batch: Batch, b: int) -> Tensor:
     return torch.nn.functional.pad(decoder, (0, len(batch.questions[b].targets) - decoder.shape[1]))
 
 
+# Fewer rows than this are not worth a look ahead: it costs about as much as the points of a row or two.
+_WORTH_A_LOOK = 4
+
+# Below this tolerance twice the points are looked at, too: there Gauss–Legendre is ahead of all other rules.
+_FINE = 1e-3
+
+
+def _smooth(
+    work: Work, settings: PathSettings, batch: Batch, differences: Sequence[Tensor]
+) -> list[dict[int, int]]:
+    """For each generation the rows that a few Gauss–Legendre points will integrate, as forward mode tells."""
+    if settings.rule != "nested" or max(len(difference) for difference in differences) < _WORTH_A_LOOK:
+        return []
+    found: list[dict[int, int]] = [{} for _ in differences]
+    for count in (8, 16) if work.tolerance < _FINE else (8,):
+        if all(len(rows) == len(difference) for rows, difference in zip(found, differences, strict=True)):
+            break
+        seen = _look_ahead(work, settings, batch, unit_gauss(count)[0])  # [batch, points, rows]
+        for b, difference in enumerate(differences):
+            own = batch.own_rows(seen[b], b).numpy()
+            for row in smooth_rows(own, difference.cpu().numpy(), work.tolerance):
+                found[b].setdefault(row, count)
+    return found
+
+
+def _look_ahead(work: Work, settings: PathSettings, batch: Batch, points: np.ndarray) -> Tensor:
+    """Slopes along the whole path: float64 [batch, points, rows]."""
+    where = torch.from_numpy(points)
+    row = (
+        2 * len(batch.questions) * forward_row_bytes(work.model, batch.source.shape[1], batch.target.shape[1])
+    )
+
+    def look(part: slice) -> Tensor:
+        work.check()
+        return slopes(batch, where[part]).double().cpu()
+
+    chunks = in_chunks(len(where), rows_within(work.budget, row, settings.rows), look)
+    return torch.cat([part for _, part in chunks], dim=1)
+
+
 def _node_scores(
-    work: Work, settings: PathSettings, batch: Batch, points: Tensor, columns: Columns
-) -> list[Tensor]:
+    work: Work, settings: PathSettings, batch: Batch, requests: Sequence[Sequence[Request]]
+) -> list[list[Tensor]]:
     """Gradient times difference at points of the path, summed over the width.
 
     Returns:
-        For each generation [columns, points, source + target].
+        For each generation and request [asked rows, source + target].
     """
-    count, source, target = len(columns), batch.source.shape[1], batch.target.shape[1]
+    count, source, target = len(requests), batch.source.shape[1], batch.target.shape[1]
     graph = graph_row_bytes(work.model, source, target)
     rows = rows_within(work.budget // 2, count * graph, settings.rows)
-    parts = [
-        part
-        for _, part in in_chunks(
-            len(points), rows, lambda part: _chunk(work, batch, points[part].to(batch.source), columns)
-        )
-    ]
-    scores = torch.cat(parts, dim=2)  # [columns, batch, points, source + target]
-    return [scores[: len(columns[b]), b] for b in range(count)]
+    answers: list[list[Tensor]] = [[torch.empty(0)] * len(own) for own in requests]
+
+    def run(alike: list[list[int]], part: slice) -> None:
+        asked = [own[part] for own in alike]  # numbers of requests
+        n = max(len(own) for own in asked)
+        # Generations with fewer requests are filled up with points where nothing is asked.
+        filled = [[requests[b][i] for i in own] + [(0.0, [])] * (n - len(own)) for b, own in enumerate(asked)]
+        points = torch.tensor([[point for point, _ in own] for own in filled]).to(batch.source)
+        scores = _chunk(work, batch, points, [[rows for _, rows in own] for own in filled])
+        for b, own in enumerate(asked):
+            for k, i in enumerate(own):
+                answers[b][i] = scores[: len(requests[b][i][1]), b, k]
+
+    # Every point of a batch pays for as many backward rows as its longest list: like goes with like.
+    sizes = {len(rows).bit_length() for own in requests for _, rows in own}
+    for size in sorted(sizes, reverse=True):
+        alike = [[i for i, (_, rows) in enumerate(own) if len(rows).bit_length() == size] for own in requests]
+        for _ in in_chunks(max(map(len, alike)), rows, partial(run, alike)):
+            pass
+    return answers
 
 
 def _chunk(work: Work, batch: Batch, points: Tensor, columns: Columns) -> Tensor:
-    """[columns, batch, points, source + target] of a few points."""
-    n = len(points)
+    """Scores [columns, batch, n, source + target] at points [batch, n]."""
+    n = points.shape[1]
     path = [
-        (base[:, None] + points[None, :, None, None] * (full - base)[:, None]).flatten(0, 1).requires_grad_()
+        (base[:, None] + points[:, :, None, None] * (full - base)[:, None]).flatten(0, 1).requires_grad_()
         for base, full in (
             (batch.source_baseline, batch.source),
             (batch.target_baseline, batch.target),
         )
     ]
-    with torch.enable_grad():
+    with torch.enable_grad(), attention_for_gradients(batch):
         values = chosen(batch.values(path[0], path[1]), columns)  # [batch, n, columns]
     change = torch.cat([batch.source - batch.source_baseline, batch.target - batch.target_baseline], 1)
     row = backward_row_bytes(work.model, batch.source.shape[1], batch.target.shape[1])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from explain.attribution.gradients.batch import Batch, Columns, batched, chosen, jacobian_rows
 from explain.attribution.gradients.forward_mode import forward_mode, tangent_of
-from explain.attribution.gradients.quadrature import integrate
+from explain.attribution.gradients.quadrature import Request, integrate
 from explain.attribution.gradients.settings import PathSettings, check_path
 from explain.attribution.inputs import BASELINES, split_prefix
 from explain.attribution.memory import backward_row_bytes, graph_row_bytes, in_chunks, rows_within
@@ -111,9 +111,12 @@ def _one(
         work.budget // 2, graph_row_bytes(work.model, source, batch.target.shape[1]), settings.rows
     )
 
-    def at(points: Tensor, columns: Columns) -> list[Tensor]:
-        parts = in_chunks(len(points), size, lambda part: node_scores(points[part], columns))
-        return [torch.cat([part for _, part in parts], dim=1)]
+    def at(requests: Sequence[Sequence[Request]]) -> list[list[Tensor]]:
+        points = torch.tensor([point for point, _ in requests[0]])
+        columns = [rows for _, rows in requests[0]]
+        parts = in_chunks(len(points), size, lambda part: node_scores(points[part], [columns[part]]))
+        scores = torch.cat([_filled(part, max(map(len, columns))) for _, part in parts], dim=1)
+        return [[scores[: len(rows), k] for k, rows in enumerate(columns)]]
 
     complete = is_cut(names)
     (found,) = integrate(
@@ -137,6 +140,11 @@ def _one(
         completeness_error=found.error.float() if complete else None,
         used={"points": names, "steps_used": found.points.tolist()},
     )
+
+
+def _filled(scores: Tensor, columns: int) -> Tensor:
+    """Scores [columns, n, positions] of a chunk, as many columns as others have."""
+    return torch.nn.functional.pad(scores, (0, 0, 0, 0, 0, columns - len(scores)))
 
 
 def _joined(batch: Batch, names: Sequence[str], parts: Sequence[Tensor]) -> Tensor:

@@ -185,7 +185,7 @@ def _along(work: Work, settings: DiscretizedSettings, batch: Batch, paths: list[
         torch.nn.functional.pad(path.diff(dim=0), (0, 0, 0, 0, 1, 1)).unfold(0, 2, 1).sum(-1) / 2
         for path in paths
     ]
-    columns = [list(range(len(question.spans)))]
+    columns = [[list(range(len(question.spans)))]]
     row = backward_row_bytes(work.model, source, target)
 
     def chunk(part: slice) -> Tensor:

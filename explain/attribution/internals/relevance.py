@@ -35,7 +35,10 @@ class RelevanceSettings:
 
     The softmax has a hidden bias: of the half of a head's relevance that goes to its pattern, only a part
     arrives at queries and keys. `absorb` leaves the rest in the bias, as in the paper; `conserve` hands it,
-    for every head and query, to the values in proportion to their absolute contributions.
+    for every head and query, to the values in proportion to their absolute contributions. The default thus
+    differs from the paper in what becomes of this bias. It is not linear in the relevance that comes in: the
+    scores of a span are not the sum of its tokens' scores, while with `absorb` they are. With both, the
+    biases of linear layers and norms absorb relevance; the completeness error says how much is missing.
     """
 
     softmax: str = choice("conserve", SOFTMAX)
@@ -348,11 +351,11 @@ METHODS = (
         signed=True,
         objective=True,
         contrast=True,
-        completeness=True,
+        completeness=False,  # there is no baseline; what is conserved is measured all the same
         paper="Achtibat et al. 2024, arXiv:2402.05602",
-        reads="How much of the relevance at the logits, passed down layer by layer in proportion to what "
-        "each activation contributed, arrives at the token; below 0 it spoke against, and 0 means that "
-        "nothing arrived.",
+        reads="How much of the relevance at the logits arrives at the token, less what biases absorb; below 0: "
+        "against; 0: nothing arrived. `conserve` departs from the paper in what becomes of the softmax's "
+        "hidden bias, and a span is then not the sum of its tokens.",
         settings=RelevanceSettings,
         run=_attn_lrp,
     ),

@@ -46,6 +46,8 @@ class States:
 
 def states_of(work: Work, names: Sequence[str], batch_size: int) -> Iterator[States]:
     """One pass per batch over all generations of the work, longest first; says when each is done."""
+    if not work.generations:
+        return
     source = max(len(item.source_tokens) for item in work.generations)
     target = max(len(item.target_tokens) for item in work.generations)
     # What a pass keeps here is about what it would keep for a backward pass.

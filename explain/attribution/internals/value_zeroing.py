@@ -30,6 +30,7 @@ from explain.model.families import Side, layers, submodule
 from explain.options import choice
 
 OVER_LAYERS = ("mean", "rollout")
+RESIDUAL = 0.5
 # What the rest of a layer computes anew: interventions there would have to be called at every change.
 _INSIDE = (
     "self.z",
@@ -46,12 +47,15 @@ class ValueZeroingSettings:
     """`over_layers` is `mean` over `layers` (None: all, negative from the end) or `rollout` through all.
 
     `mean` takes the source from cross-attention and the prefix from the decoder's self-attention; `rollout`
-    combines both with the encoder's. Scores below `threshold` before rows are normalised count as 0.
+    combines both with the encoder's, and `residual` is the share of a layer's output that it gives to the
+    position itself, as in attention rollout (0: distances alone). Scores below `threshold` before rows are
+    normalised count as 0.
     """
 
     over_layers: str = choice("mean", OVER_LAYERS)
     layers: tuple[int, ...] | None = None
     threshold: float = 0.0
+    residual: float = RESIDUAL
     batch_size: int = 16
 
     def __post_init__(self) -> None:
@@ -61,6 +65,10 @@ class ValueZeroingSettings:
             raise ValueError("over_layers='rollout' goes through all layers; leave layers out")
         if not 0 <= self.threshold < 2:
             raise ValueError(f"threshold={self.threshold} must be at least 0 and below 2")
+        if not 0 <= self.residual < 1:
+            raise ValueError(f"residual={self.residual} must be at least 0 and below 1")
+        if self.over_layers == "mean" and self.residual != RESIDUAL:
+            raise ValueError("residual belongs to over_layers='rollout'; leave it out")
         require_batch_size(self.batch_size)
 
 
@@ -90,7 +98,8 @@ def _value_zeroing(work: Work, settings: ValueZeroingSettings) -> list[Scores]:
                 kind: torch.where(x >= settings.threshold, x, 0)
                 for kind, x in ((kind, torch.stack(group)) for kind, group in found.items() if group)
             }
-            source, decoder = _averaged(kept) if settings.over_layers == "mean" else _rolled_out(kept)
+            averaged = settings.over_layers == "mean"
+            source, decoder = _averaged(kept) if averaged else _rolled_out(kept, settings.residual)
             results[states.index] = states.scores(source, *split_prefix(decoder))
     return [results[i] for i in range(len(results))]
 
@@ -100,27 +109,30 @@ def _averaged(found: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     return normalised(found["cross"]).mean(0), normalised(found["self"]).mean(0)
 
 
-def _rolled_out(found: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+def _rolled_out(found: dict[str, Tensor], residual: float) -> tuple[Tensor, Tensor]:
     """The same through all layers.
 
     Zeroing in self- and in cross-attention moves the same output of the layer, so their distances are
-    comparable and share a row. Self-distances already hold the residual connection, so no identity is added.
+    comparable and share a row. What stays when a value is taken away moves nothing: distances tell little of
+    what a position keeps of itself, which is why every row gets `residual` of the identity.
     """
-    own, cross = found["self"].sum(-1), found["cross"].sum(-1)  # [layer, target]
-    total = torch.where(own + cross == 0, 1, own + cross)
+    encoder, own, cross = found["encoder"], found["self"], found["cross"]  # [layer, query, key] each
+    decoder = normalised(torch.cat([own, cross], dim=-1))
+    own, cross = decoder[..., : own.shape[-1]], decoder[..., own.shape[-1] :]
     # A row that nothing moves counts as unmixed.
-    kept = torch.where(own + cross == 0, 1, own / total)
-    return rollout(
-        _unmixed_if_empty(found["encoder"]),
-        _unmixed_if_empty(found["self"]),
-        found["cross"] / total[..., None],
-        kept,
-    )
+    still = decoder.sum(-1, keepdim=True) == 0
+    own = _with_identity(torch.where(still, _identity(own), own), residual)
+    encoder = normalised(encoder)
+    encoder = torch.where(encoder.sum(-1, keepdim=True) == 0, _identity(encoder), encoder)
+    return rollout(_with_identity(encoder, residual), normalised(own), (1 - residual) * cross, own.sum(-1))
 
 
-def _unmixed_if_empty(distances: Tensor) -> Tensor:
-    identity = torch.eye(distances.shape[-1], device=distances.device)
-    return torch.where(distances.sum(-1, keepdim=True) == 0, identity, normalised(distances))
+def _with_identity(shares: Tensor, residual: float) -> Tensor:
+    return residual * _identity(shares) + (1 - residual) * shares
+
+
+def _identity(shares: Tensor) -> Tensor:
+    return torch.eye(shares.shape[-1], device=shares.device)
 
 
 def _zeroed(work: Work, states: States, side_name: str, layer: int) -> dict[str, Tensor]:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from explain.attribution.inputs import split_prefix
 from explain.attribution.objectives import Question, Span
-from explain.errors import InputError
 from explain.results import Generation, Token, group_sentences, group_words
 
 UNITS = ("token", "word", "sentence")
+# How `Features.spread` shares what a unit is worth, for the record.
+SPREAD = "evenly over the unit's tokens"
 
 
 def _single(tokens: Sequence[Token], text: str) -> list[list[int]]:
@@ -99,19 +100,20 @@ def features_of(generation: Generation, unit: str, *, special: bool = False) -> 
     return _features(generation, source, [group for group in shifted if group])
 
 
-def windows_of(generation: Generation, window: int) -> Features:
+def windows_of(generation: Generation, window: int) -> tuple[Features, dict[str, int]]:
     """Windows of `window` tokens that slide over source and decoder inputs, as Captum's `Occlusion` has them.
 
-    Raises:
-        InputError: a window hides the whole source.
+    Where the text is shorter, they are, too; one token of the source (of several) is always left.
+
+    Returns:
+        The windows, and how wide they are: `source_window` and `prefix_window`.
     """
     lengths = len(generation.source_tokens), len(generation.target_tokens)
-    if window >= lengths[0]:
-        raise InputError(f"window={window} hides the whole source of {lengths[0]} tokens")
-    width = min(window, lengths[1])
-    source = [list(range(i, i + window)) for i in range(lengths[0] - window + 1)]
+    wide, width = max(1, min(window, lengths[0] - 1)), min(window, lengths[1])
+    source = [list(range(i, i + wide)) for i in range(lengths[0] - wide + 1)]
     target = [[p for p in range(i, i + width) if p] for i in range(lengths[1] - width + 1)]
-    return _features(generation, source, [group for group in target if group], sliding=True)
+    features = _features(generation, source, [group for group in target if group], sliding=True)
+    return features, {"source_window": wide, "prefix_window": width}
 
 
 def _features(

@@ -9,14 +9,12 @@ import torch
 
 from explain.attribution.inputs import BASELINES
 from explain.attribution.objectives import Question
-from explain.attribution.perturbation.features import UNITS, Features, features_of, windows_of
+from explain.attribution.perturbation.features import SPREAD, UNITS, Features, features_of, windows_of
 from explain.attribution.perturbation.presence import HIDING, presence_of, require_rest
 from explain.attribution.perturbation.settings import check_at_least, check_choice
 from explain.attribution.registry import Method, Scores, Work
 from explain.options import choice
 from explain.results import Generation
-
-SPREAD = "evenly over the unit's tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +22,10 @@ class OcclusionSettings:
     """`by` says how a token is hidden: from attention, replaced by a baseline's embedding, or deleted.
 
     `unit` is what is hidden as one: a `token`, a `word`, a `sentence`, or a `span` of `window` tokens that
-    slides along. What a word or sentence is worth is divided evenly among its tokens, so that sums stay
-    right; of windows that overlap, a token gets the mean, as in Captum. Special tokens are hidden, too; the
-    decoder start is not. At most `rows` hidden versions go through the model at once.
+    slides along; a `window` of 2 or more says so by itself, and is shorter where the text is. What a word or
+    sentence is worth is divided evenly among its tokens, so that sums stay right; of windows that overlap, a
+    token gets the mean, as in Captum. Special tokens are hidden, too; the decoder start is not. At most
+    `rows` hidden versions go through the model at once.
     """
 
     by: str = choice("attention", HIDING)
@@ -40,6 +39,8 @@ class OcclusionSettings:
         check_at_least(1, window=self.window, rows=self.rows)
         if self.window > 1 and self.unit in ("word", "sentence"):
             raise ValueError(f"window={self.window} counts tokens; it does not go with unit={self.unit!r}")
+        if self.window < 2 and self.unit == "span":
+            raise ValueError(f"unit='span' needs a window of at least 2 tokens, not window={self.window}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +66,11 @@ def _occlusion(work: Work, settings: OcclusionSettings) -> list[Scores]:
     for generation, question in zip(work.generations, work.questions, strict=True):
         used: dict[str, Any] = {}
         if settings.window > 1:
-            features = windows_of(generation, settings.window)
-            used = {"unit": "span", "prefix_window": min(settings.window, len(generation.target_tokens))}
+            features, widths = windows_of(generation, settings.window)
+            used = {"unit": "span", **widths}
         else:
-            unit = "token" if settings.unit == "span" else settings.unit
-            features = features_of(generation, unit, special=True)
-            used = {} if unit == "token" else {"spread": SPREAD}
+            features = features_of(generation, settings.unit, special=True)
+            used = {} if settings.unit == "token" else {"spread": SPREAD}
         results.append(_leave_one_out(work, generation, question, features, settings.by, settings.rows, used))
         work.done(1)
     return results

@@ -25,12 +25,14 @@ def each_row(present: Tensor, values: Tensor, relevant: Tensor, fit: Callable[[i
         fit: the fit of a row.
 
     Returns:
-        double [rows, features].
+        double [rows, features]; nan where a row has a value that is not finite.
     """
     weights = torch.zeros(relevant.shape, dtype=torch.float64)
     features, values = present.double(), values.double()
     for row, own in enumerate(relevant):
-        if bool(own.any()):
+        if not bool(values[:, row].isfinite().all()):
+            weights[row, own] = torch.nan
+        elif bool(own.any()):
             weights[row, own] = fit(row)(features[:, own], values[:, row])
     return weights
 

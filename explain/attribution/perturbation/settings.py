@@ -24,3 +24,8 @@ def check_at_least(least: float, **numbers: float | None) -> None:
     for name, number in numbers.items():
         if number is not None and not number >= least:
             raise ValueError(f"{name}={number} must be at least {least:g}")
+
+
+def enough(samples: int | None, features: int) -> int:
+    """How many samples: those asked for, or 8 for each feature and at least 128."""
+    return max(128, 8 * features) if samples is None else samples

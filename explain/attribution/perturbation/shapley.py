@@ -16,8 +16,7 @@ from explain.attribution.perturbation.coalitions import (
     kernel_weights,
     orders,
 )
-from explain.attribution.perturbation.features import UNITS, Features, features_of
-from explain.attribution.perturbation.occlusion import SPREAD
+from explain.attribution.perturbation.features import SPREAD, UNITS, Features, features_of
 from explain.attribution.perturbation.presence import (
     HIDING,
     Presence,
@@ -26,7 +25,7 @@ from explain.attribution.perturbation.presence import (
     require_rest,
 )
 from explain.attribution.perturbation.regression import each_row, shapley_fit
-from explain.attribution.perturbation.settings import check_at_least, check_choice
+from explain.attribution.perturbation.settings import check_at_least, check_choice, enough
 from explain.attribution.registry import Method, Scores, Work
 from explain.options import choice
 from explain.results import Generation
@@ -75,11 +74,6 @@ class KernelShapSettings:
         check_choice("by", self.by, HIDING)
         check_choice("unit", self.unit, UNITS)
         check_at_least(1, samples=self.samples, rows=self.rows)
-
-
-def enough(samples: int | None, features: int) -> int:
-    """How many samples: those asked for, or 8 for each feature and at least 128."""
-    return max(128, 8 * features) if samples is None else samples
 
 
 def _shapley_sampling(work: Work, settings: ShapleySamplingSettings) -> list[Scores]:

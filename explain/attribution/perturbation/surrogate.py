@@ -11,12 +11,10 @@ from torch import Tensor
 
 from explain.attribution.objectives import Question
 from explain.attribution.perturbation.coalitions import biased_coins, coins
-from explain.attribution.perturbation.features import UNITS, Features, features_of
-from explain.attribution.perturbation.occlusion import SPREAD
+from explain.attribution.perturbation.features import SPREAD, UNITS, Features, features_of
 from explain.attribution.perturbation.presence import HIDING, presence_of, require_rest
 from explain.attribution.perturbation.regression import Fit, each_row, lasso_fit, ridge_fit
-from explain.attribution.perturbation.settings import check_at_least, check_choice
-from explain.attribution.perturbation.shapley import enough
+from explain.attribution.perturbation.settings import check_at_least, check_choice, enough
 from explain.attribution.registry import Method, Scores, Work
 from explain.options import choice
 from explain.results import Generation
