@@ -353,8 +353,8 @@ METHODS = (
         contrast=True,
         completeness=False,  # there is no baseline; what is conserved is measured all the same
         paper="Achtibat et al. 2024, arXiv:2402.05602",
-        reads="How much of the relevance at the logits arrives at the token, less what biases absorb; below 0: "
-        "against; 0: nothing arrived. `conserve` departs from the paper in what becomes of the softmax's "
+        reads="How much of the relevance at the logits arrives at the token, less what biases absorb; below "
+        "0: against; 0: nothing arrived. `conserve` departs from the paper in what becomes of the softmax's "
         "hidden bias, and a span is then not the sum of its tokens.",
         settings=RelevanceSettings,
         run=_attn_lrp,
