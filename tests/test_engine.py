@@ -15,7 +15,7 @@ from torch import nn
 import explain
 from explain.attribution import OBJECTIVES, REGISTRY, Cancelled, memory
 from explain.attribution.gradients.captum_rows import seeded
-from explain.attribution.gradients.quadrature import composite_romberg, integrate, packed, trapezoid
+from explain.attribution.gradients.quadrature import composite_romberg, integrate, trapezoid
 from explain.attribution.gradients.word_paths import refined, word_path
 from explain.attribution.inputs import inputs_of
 from explain.attribution.memory import TooLargeError, in_chunks
@@ -236,14 +236,6 @@ def test_points_are_never_computed_twice_and_lie_where_they_are_needed():
     late = [point for point, row in pairs[18:] if row == 1]
     assert np.mean([abs(point - 0.7) < 0.15 for point in late]) > 0.8
     assert len(late) < 120, "a uniform grid would need more"
-
-
-@given(st.lists(st.tuples(st.floats(0, 1), st.lists(st.integers(0, 9), min_size=1, unique=True)), max_size=9))
-def test_packing_loses_nothing(requests):
-    made = packed(requests)
-    flat = sorted((point, row) for point, rows in made for row in rows)
-    assert flat == sorted((point, row) for point, rows in requests for row in rows)
-    assert all(rows for _, rows in made)
 
 
 def test_batches_share_points_and_keep_their_own_rows(bart):

@@ -123,19 +123,16 @@ def attribute(
         )
         for item, foil, other in zip(several, foils, inputs, strict=True)
     ]
-    finished = 0
-
-    def done(count: int) -> None:
-        nonlocal finished
-        finished += count
-        if progress is not None:
-            progress(finished, len(several))
-
-    def check() -> None:
-        if should_stop is not None and should_stop():
-            raise Cancelled("stopped as asked")
-
-    check()
+    work = Work.watched(
+        model,
+        several,
+        questions,
+        tolerance=tolerance,
+        budget=memory_budget,
+        progress=progress,
+        should_stop=should_stop,
+    )
+    work.check()
     model.require_parity()
     config: dict[str, Any] = {**asdict(settings), "tolerance": tolerance}
     if contrast_span is not None:
@@ -143,7 +140,6 @@ def attribute(
     if model.intervened:
         config["intervened"] = list(model.intervened)
     with model.lock, analysed(model.hf):
-        work = Work(model, several, questions, tolerance, check, done, memory_budget)
         scores = row.run(work, settings)
         passes = [_pass(model, *parts) for parts in zip(several, questions, scores, strict=True)]
     digest = model.digest

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from explain.attribution.objectives import Question
 from explain.model import Seq2Seq
-from explain.model.forward import hidden_of, logits_from_states, projection_hooked, states_of
+from explain.model.forward import hidden_of, logits_from_states, projection_hooked
 
 
 def values_from_states(
@@ -22,19 +22,6 @@ def values_from_states(
     if projection_hooked(hf):
         return question(logits_from_states(hf, states, target, source_mask, target_mask))
     return question.of_hidden(hf, hidden_of(hf, family, states, target, source_mask, target_mask))
-
-
-def values_from_embeddings(
-    model: Seq2Seq,
-    question: Question,
-    source: Tensor,  # [n, source, width]
-    target: Tensor,  # [n, target, width]; may end at `question.length`
-    source_mask: Tensor,  # [n, source]
-    target_mask: Tensor | None = None,  # [n, target]
-) -> Tensor:
-    """The explained numbers [n, rows] of n versions of an input."""
-    states = states_of(model.hf, model.family, source, source_mask)
-    return values_from_states(model, question, states, target, source_mask, target_mask)
 
 
 def values_from_hidden(

@@ -65,6 +65,33 @@ class Work:
     done: Callable[[int], None]
     budget: int = DEFAULT
 
+    @classmethod
+    def watched(
+        cls,
+        model: Seq2Seq,
+        generations: Sequence[Generation],
+        questions: Sequence[Question],
+        *,
+        tolerance: float,
+        budget: int,
+        progress: Callable[[int, int], None] | None,
+        should_stop: Callable[[], bool] | None,
+    ) -> Work:
+        """Work that tells `progress` of every generation done, and ends when `should_stop` says so."""
+        finished = 0
+
+        def done(count: int) -> None:
+            nonlocal finished
+            finished += count
+            if progress is not None:
+                progress(finished, len(generations))
+
+        def check() -> None:
+            if should_stop is not None and should_stop():
+                raise Cancelled("stopped as asked")
+
+        return cls(model, generations, questions, tolerance, check, done, budget)
+
 
 Run = Callable[[Work, Any], list[Scores]]
 

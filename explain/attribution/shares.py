@@ -14,13 +14,13 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from explain.attribution.gradients.batch import Batch, batched
+from explain.attribution.gradients.batch import Batch, each_batch
 from explain.attribution.gradients.forward_mode import slopes_by_side
-from explain.attribution.gradients.quadrature import SAME, Request, integrate
+from explain.attribution.gradients.quadrature import Request, integrate, relative_error
 from explain.attribution.inputs import BASELINES
 from explain.attribution.memory import DEFAULT, forward_row_bytes, in_chunks, rows_within
 from explain.attribution.objectives import Foil, Objective, question
-from explain.attribution.registry import Cancelled, Work
+from explain.attribution.registry import Work
 from explain.model import Seq2Seq
 from explain.model.hooks import analysed
 from explain.model.seq2seq import as_list
@@ -144,29 +144,19 @@ def source_share(  # pyright: ignore[reportInconsistentOverload]
     if not several:
         return []
     questions = [question(model, item, target, contrast) for item in several]
-    finished = 0
-
-    def done(count: int) -> None:
-        nonlocal finished
-        finished += count
-        if progress is not None:
-            progress(finished, len(several))
-
-    def check() -> None:
-        if should_stop is not None and should_stop():
-            raise Cancelled("stopped as asked")
-
+    work = Work.watched(
+        model,
+        several,
+        questions,
+        tolerance=tolerance,
+        budget=memory_budget,
+        progress=progress,
+        should_stop=should_stop,
+    )
     run = _by_forward_mode if by == "forward_mode" else _by_differences
     model.require_parity()
-    results: dict[int, SourceShare] = {}
     with model.lock, analysed(model.hf):
-        work = Work(model, several, questions, tolerance, check, done, memory_budget)
-        for numbers, batch in batched(work, baseline, batch_size):
-            check()
-            for number, found in zip(numbers, run(work, steps, max_steps, batch), strict=True):
-                results[number] = found
-                done(1)
-    ordered = [results[i] for i in range(len(several))]
+        ordered = each_batch(work, baseline, batch_size, lambda batch: run(work, steps, max_steps, batch))
     return ordered[0] if isinstance(generations, Generation) else ordered
 
 
@@ -175,7 +165,7 @@ def source_share(  # pyright: ignore[reportInconsistentOverload]
 
 def _by_forward_mode(work: Work, steps: int, max_steps: int, batch: Batch) -> list[SourceShare]:
     """Slopes along the source's and the prefix's part of the path, integrated until they add up."""
-    low, high = _ends(batch)
+    low, high = (side.double() for side in batch.ends())
     known: dict[float, Tensor] = {}  # point -> slopes of all rows [batch, rows, 2]
 
     def answer(requests: Sequence[Sequence[Request]]) -> list[list[Tensor]]:
@@ -205,20 +195,13 @@ def _by_forward_mode(work: Work, steps: int, max_steps: int, batch: Batch) -> li
     ]
 
 
-@torch.no_grad()
-def _ends(batch: Batch) -> tuple[Tensor, Tensor]:
-    """The objective at the baseline and at the input, float64 [batch, rows]."""
-    low = batch.values(batch.source_baseline, batch.target_baseline)[:, 0]
-    return low.double(), batch.values(batch.source, batch.target)[:, 0].double()
-
-
 def _slopes(work: Work, batch: Batch, points: Tensor) -> list[Tensor]:
     """Derivatives along the source's and along the prefix's part of the path: per point [batch, rows, 2]."""
     changes = batch.source - batch.source_baseline, batch.target - batch.target_baseline
 
     def chunk(part: slice) -> Tensor:
         work.check()
-        source, target = _on_path(batch, points[part], points[part])
+        source, target = batch.on_path(points[part], points[part])
         along = [change.repeat_interleave(len(points[part]), dim=0) for change in changes]
         return slopes_by_side(batch, source, target, *along).cpu()  # [batch, n, rows, 2]
 
@@ -236,7 +219,7 @@ def _by_differences(work: Work, steps: int, max_steps: int, batch: Batch) -> lis
     On one staircase the source goes first in every step, on the other the prefix; the mean of both is
     symmetric, so its error has even powers of the step only and one extrapolation takes out the first.
     """
-    low, high = _ends(batch)
+    low, high = (side.double() for side in batch.ends())
     difference = (high - low).cpu()
     states: dict[float, Tensor] = {}  # point -> encoder states [batch, source, width]
     corners: dict[tuple[float, float], Tensor] = {}  # objective [batch, rows]
@@ -245,8 +228,7 @@ def _by_differences(work: Work, steps: int, max_steps: int, batch: Batch) -> lis
         work.check()
         source = _staircase(work, batch, states, corners, steps)  # float64 [batch, rows]
         if rough is not None:
-            moved = (source - rough).abs() / 3
-            error = torch.where(difference.abs() > SAME, moved / difference.abs(), torch.nan)
+            error = relative_error((source - rough) / 3, difference)
             if steps * 2 > max_steps or not bool((error > work.tolerance).any()):
                 break
         rough = source
@@ -280,7 +262,7 @@ def _staircase(
     def encode(part: slice) -> Tensor:
         work.check()
         points = torch.tensor(new[part])
-        source, _ = _on_path(batch, points, points)
+        source, _ = batch.on_path(points, points)
         return batch.states(source).unflatten(0, (len(batch.questions), -1))
 
     for part, encoded in in_chunks(len(new), _rows(work, batch, 1), encode):
@@ -298,26 +280,13 @@ def _staircase(
         work.check()
         sources, targets = zip(*wanted[part], strict=True)
         encoded = torch.stack([states[point] for point in sources], dim=1).flatten(0, 1)
-        _, target = _on_path(batch, torch.tensor(sources), torch.tensor(targets))
+        _, target = batch.on_path(torch.tensor(sources), torch.tensor(targets))
         return batch.values_from(encoded, target).double().cpu()  # [batch, n, rows]
 
     for part, values in in_chunks(len(wanted), _rows(work, batch, 1), decode):
         corners.update(zip(wanted[part], values.unbind(1), strict=True))
     at_on, at_right, at_below = (torch.stack([corners[c] for c in some]) for some in (on, right, below))
     return ((at_right - at_on[:-1]) + (at_on[1:] - at_below)).sum(0) / 2
-
-
-def _on_path(batch: Batch, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Source and target embeddings at points [n] of the path: each [batch · n, tokens, width]."""
-    sides = (
-        (batch.source_baseline, batch.source, source),
-        (batch.target_baseline, batch.target, target),
-    )
-    made = [
-        (base[:, None] + points.to(full)[None, :, None, None] * (full - base)[:, None]).flatten(0, 1)
-        for base, full, points in sides
-    ]
-    return made[0], made[1]
 
 
 def _rows(work: Work, batch: Batch, times: int) -> int:

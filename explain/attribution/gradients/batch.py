@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from explain.attribution.inputs import Inputs, inputs_of
+from explain.attribution.inputs import Inputs, inputs_of, split_prefix
 from explain.attribution.memory import graph_row_bytes, rows_within
 from explain.attribution.objectives import Question
 from explain.attribution.passes import values_from_hidden
@@ -21,6 +22,7 @@ from explain.model.forward import batches, hidden_of, states_of
 Columns = Sequence[Sequence[Sequence[int]]]
 """For each generation of a batch and each of its versions (or one for all), the rows that are asked for."""
 
+Result = TypeVar("Result")
 
 # Tokens on one side.
 _SHORT = 256
@@ -83,6 +85,42 @@ class Batch:
             parts.append(torch.nn.functional.pad(values, (0, most - values.shape[-1])))
         return torch.stack(parts)
 
+    @torch.no_grad()
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """The explained numbers at the baseline and at the input, each [batch, rows]."""
+        both = self.values(
+            torch.stack([self.source_baseline, self.source], 1).flatten(0, 1),
+            torch.stack([self.target_baseline, self.target], 1).flatten(0, 1),
+        )
+        return both[:, 0], both[:, 1]
+
+    def on_path(self, source: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Embeddings at points of the path from baseline to input, 0..1, for source and target apart.
+
+        Args:
+            source: [n], or [batch, n] where every generation has its own.
+            target: likewise.
+
+        Returns:
+            [batch · n, source, width] and [batch · n, target, width].
+        """
+        made = [
+            (base[:, None] + points.to(full)[..., None, None] * (full - base)[:, None]).flatten(0, 1)
+            for base, full, points in (
+                (self.source_baseline, self.source, source),
+                (self.target_baseline, self.target, target),
+            )
+        ]
+        return made[0], made[1]
+
+    def split(self, scores: Tensor, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores [rows, source + target] of one generation -> its source, prefix and start scores."""
+        width, question = self.source.shape[1], self.questions[index]
+        decoder = scores[:, width : width + self.target_lengths[index]]
+        # What was cropped away cannot matter to any row.
+        decoder = torch.nn.functional.pad(decoder, (0, len(question.targets) - decoder.shape[1]))
+        return scores[:, : self.source_lengths[index]], *split_prefix(decoder, question.spans)
+
     def _mask(self, rows: int) -> Tensor:
         return self.source_mask.repeat_interleave(rows // len(self.questions), dim=0)
 
@@ -130,6 +168,19 @@ def _together(model: Seq2Seq, questions: Sequence[Question], inputs: Sequence[In
         source_lengths=[item.source.shape[1] for item in inputs],
         target_lengths=lengths,
     )
+
+
+def each_batch(
+    work: Work, baseline: str, size: int, run: Callable[[Batch], Sequence[Result]], *, crop: bool = True
+) -> list[Result]:
+    """What `run` makes of every generation, batch by batch, in the order of the generations."""
+    results: dict[int, Result] = {}
+    for numbers, batch in batched(work, baseline, size, crop=crop):
+        work.check()
+        for number, result in zip(numbers, run(batch), strict=True):
+            results[number] = result
+            work.done(1)
+    return [results[i] for i in range(len(results))]
 
 
 @contextmanager

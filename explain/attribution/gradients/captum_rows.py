@@ -20,7 +20,7 @@ Explainer = Callable[[Callable[..., Tensor], Callable[..., Any]], Any]
 
 def over_columns(
     work: Work, batch: Batch, explain: Explainer, reduce: Callable[[Tensor], Tensor], versions: int = 1
-) -> list[tuple[Tensor, Tensor, Tensor]]:
+) -> list[tuple[Tensor, Tensor]]:
     """Run a Captum class on as many rows of the questions at a time as fit the memory budget.
 
     Captum is given inputs [batch · n, 1, tokens, width] and gradients [batch · n, columns, tokens, width], so
@@ -34,8 +34,7 @@ def over_columns(
         versions: how many versions of each generation Captum will run at once.
 
     Returns:
-        For each generation source scores [rows, source], decoder scores [rows, target], and the objective
-        [rows] at the first version.
+        For each generation scores [rows, source + target], and the objective [rows] at the first version.
     """
     count, source, target = len(batch.questions), batch.source.shape[1], batch.target.shape[1]
     graph = count * versions * graph_row_bytes(work.model, source, target)
@@ -54,10 +53,10 @@ def over_columns(
         parts.append((source_scores, target_scores, seen[0][:, 0]))
     results = []
     for b, question in enumerate(batch.questions):
-        own = [torch.cat([part[side][b] for part in parts])[: len(question.spans)] for side in (0, 1, 2)]
-        decoder = own[1][:, : batch.target_lengths[b]]
-        whole = torch.nn.functional.pad(decoder, (0, len(question.targets) - decoder.shape[1]))
-        results.append((own[0][:, : batch.source_lengths[b]], whole, own[2]))
+        source_part, target_part, value = (
+            torch.cat([part[side][b] for part in parts])[: len(question.spans)] for side in (0, 1, 2)
+        )
+        results.append((torch.cat([source_part, target_part], 1), value))
     return results
 
 

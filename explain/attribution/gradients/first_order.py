@@ -11,10 +11,10 @@ import torch
 from captum.attr import DeepLift, GradientShap, InputXGradient, NoiseTunnel, Saliency
 from torch import Tensor, nn
 
-from explain.attribution.gradients.batch import Batch, batched
+from explain.attribution.gradients.batch import Batch, each_batch
 from explain.attribution.gradients.captum_rows import Explainer, leaves, over_columns, seeded
-from explain.attribution.gradients.quadrature import SAME
-from explain.attribution.inputs import BASELINES, split_prefix
+from explain.attribution.gradients.quadrature import relative_error
+from explain.attribution.inputs import BASELINES
 from explain.attribution.registry import Method, Scores, Work
 from explain.options import choice
 
@@ -50,33 +50,28 @@ def _run(
     `complete` adds the measured completeness error; `at_input` says that the class looks at the input itself,
     so that the objective there is known.
     """
-    results: dict[int, Scores] = {}
-    for numbers, batch in batched(work, baseline, batch_size, crop=at_input):
-        work.check()
+
+    def one(batch: Batch) -> list[Scores]:
         found = over_columns(work, batch, explainer(batch), reduce, versions)
-        evidence: list[dict[str, Any]] = _evidence(batch, found) if complete else [{} for _ in numbers]
-        for number, question, (source, decoder, value), extra in zip(
-            numbers, batch.questions, found, evidence, strict=True
-        ):
-            prefix, start = split_prefix(decoder, question.spans)
-            scores = Scores(source, prefix, start, **extra)
-            results[number] = scores.with_values(question, value) if at_input else scores
-            work.done(1)
-    return [results[i] for i in range(len(results))]
+        evidence: list[dict[str, Any]] = _evidence(batch, found) if complete else [{}] * len(found)
+        made = []
+        for b, ((scores, value), extra) in enumerate(zip(found, evidence, strict=True)):
+            result = Scores(*batch.split(scores, b), **extra)
+            made.append(result.with_values(batch.questions[b], value) if at_input else result)
+        return made
+
+    return each_batch(work, baseline, batch_size, one, crop=at_input)
 
 
-@torch.no_grad()
-def _evidence(batch: Batch, found: list[tuple[Tensor, Tensor, Tensor]]) -> list[dict[str, Any]]:
+def _evidence(batch: Batch, found: list[tuple[Tensor, Tensor]]) -> list[dict[str, Any]]:
     """How far the scores are from adding up to the difference to the baseline, measured."""
     evidence: list[dict[str, Any]] = []
-    base = batch.values(batch.source_baseline, batch.target_baseline)[:, 0].double().cpu()
-    value = batch.values(batch.source, batch.target)[:, 0].double().cpu()
-    for b, (source, decoder, _) in enumerate(found):
-        low = batch.own_rows(base[b], b)
-        difference = batch.own_rows(value[b], b) - low
-        off = source.double().sum(1) + decoder.double().sum(1) - difference
-        error = torch.where(difference.abs() > SAME, off.abs() / difference.abs(), torch.nan)
-        evidence.append({"baseline_value": low.float(), "completeness_error": error.float()})
+    low, high = (side.double().cpu() for side in batch.ends())
+    for b, (scores, _) in enumerate(found):
+        base = batch.own_rows(low[b], b)
+        difference = batch.own_rows(high[b], b) - base
+        error = relative_error(scores.double().sum(1) - difference, difference)
+        evidence.append({"baseline_value": base.float(), "completeness_error": error.float()})
     return evidence
 
 

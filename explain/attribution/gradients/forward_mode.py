@@ -39,12 +39,13 @@ def tangent_of(tensor: Tensor) -> Tensor:
 
 def slopes(batch: Batch, points: Tensor) -> Tensor:
     """The objective's derivatives along the whole path at points [n] of it: [batch, n, rows]."""
-    rows = []
-    for base, full in ((batch.source_baseline, batch.source), (batch.target_baseline, batch.target)):
-        at = base[:, None] + points.to(full)[None, :, None, None] * (full - base)[:, None]
-        rows.append((at.flatten(0, 1), (full - base).repeat_interleave(len(points), dim=0)))
+    changes = batch.source - batch.source_baseline, batch.target - batch.target_baseline
     with forward_mode(batch.model):
-        return tangent_of(batch.values(*(forward_ad.make_dual(at, change) for at, change in rows)))
+        dual = [
+            forward_ad.make_dual(at, change.repeat_interleave(len(points), dim=0))
+            for at, change in zip(batch.on_path(points, points), changes, strict=True)
+        ]
+        return tangent_of(batch.values(*dual))
 
 
 def slopes_by_side(

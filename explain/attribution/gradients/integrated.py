@@ -13,14 +13,13 @@ from explain.attribution.gradients.batch import (
     Batch,
     Columns,
     attention_for_gradients,
-    batched,
     chosen,
+    each_batch,
     jacobian_rows,
 )
 from explain.attribution.gradients.forward_mode import slopes
 from explain.attribution.gradients.quadrature import Request, integrate, smooth_rows, unit_gauss
 from explain.attribution.gradients.settings import PathSettings
-from explain.attribution.inputs import split_prefix
 from explain.attribution.memory import (
     backward_row_bytes,
     forward_row_bytes,
@@ -33,24 +32,16 @@ from explain.attribution.registry import Method, Scores, Work
 
 def integrated_gradients(work: Work, settings: PathSettings) -> list[Scores]:
     """Integrated gradients of all generations, in batches of like lengths."""
-    results: dict[int, Scores] = {}
-    for numbers, batch in batched(work, settings.baseline, settings.batch_size):
-        work.check()
-        results.update(zip(numbers, _batch(work, settings, batch), strict=True))
-        for _ in numbers:
-            work.done(1)
-    return [results[i] for i in range(len(results))]
+    return each_batch(
+        work, settings.baseline, settings.batch_size, lambda batch: _batch(work, settings, batch)
+    )
 
 
 def _batch(work: Work, settings: PathSettings, batch: Batch) -> list[Scores]:
-    with torch.no_grad():
-        ends = batch.values(
-            torch.stack([batch.source_baseline, batch.source], 1).flatten(0, 1),
-            torch.stack([batch.target_baseline, batch.target], 1).flatten(0, 1),
-        )  # [batch, 2, rows]: baseline, input
-    base = [batch.own_rows(ends[:, 0], b)[b] for b in range(len(ends))]
-    value = [batch.own_rows(ends[:, 1], b)[b] for b in range(len(ends))]
-    differences = [high.double() - low.double() for high, low in zip(value, base, strict=True)]
+    low, high = batch.ends()
+    base = [batch.own_rows(low[b], b) for b in range(len(low))]
+    value = [batch.own_rows(high[b], b) for b in range(len(high))]
+    differences = [there.double() - here.double() for there, here in zip(value, base, strict=True)]
     found = integrate(
         lambda requests: _node_scores(work, settings, batch, requests),
         differences,
@@ -61,28 +52,15 @@ def _batch(work: Work, settings: PathSettings, batch: Batch) -> list[Scores]:
         tolerance=work.tolerance,
         check=work.check,
     )
-    width = batch.source.shape[1]
-    results = []
-    for b, integral in enumerate(found):
-        source = integral.scores[:, : batch.source_lengths[b]]
-        decoder = _whole(integral.scores[:, width : width + batch.target_lengths[b]], work, batch, b)
-        prefix, start = split_prefix(decoder, batch.questions[b].spans)
-        results.append(
-            Scores(
-                source,
-                prefix,
-                start,
-                baseline_value=base[b].float().cpu(),
-                completeness_error=integral.error.float(),
-                used={"steps_used": integral.points.tolist(), "rules_used": integral.rules},
-            ).with_values(batch.questions[b], value[b])
-        )
-    return results
-
-
-def _whole(decoder: Tensor, work: Work, batch: Batch, b: int) -> Tensor:
-    """Scores of the decoder inputs that matter -> of all of them."""
-    return torch.nn.functional.pad(decoder, (0, len(batch.questions[b].targets) - decoder.shape[1]))
+    return [
+        Scores(
+            *batch.split(integral.scores, b),
+            baseline_value=base[b].float().cpu(),
+            completeness_error=integral.error.float(),
+            used={"steps_used": integral.points.tolist(), "rules_used": integral.rules},
+        ).with_values(batch.questions[b], value[b])
+        for b, integral in enumerate(found)
+    ]
 
 
 # Fewer rows than this are not worth a look ahead: it costs about as much as the points of a row or two.
@@ -161,13 +139,7 @@ def _node_scores(
 def _chunk(work: Work, batch: Batch, points: Tensor, columns: Columns) -> Tensor:
     """Scores [columns, batch, n, source + target] at points [batch, n]."""
     n = points.shape[1]
-    path = [
-        (base[:, None] + points[:, :, None, None] * (full - base)[:, None]).flatten(0, 1).requires_grad_()
-        for base, full in (
-            (batch.source_baseline, batch.source),
-            (batch.target_baseline, batch.target),
-        )
-    ]
+    path = [side.requires_grad_() for side in batch.on_path(points, points)]
     with torch.enable_grad(), attention_for_gradients(batch):
         values = chosen(batch.values(path[0], path[1]), columns)  # [batch, n, columns]
     change = torch.cat([batch.source - batch.source_baseline, batch.target - batch.target_baseline], 1)

@@ -9,11 +9,11 @@ import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 
-from explain.attribution.gradients.batch import Batch, Columns, batched, chosen, jacobian_rows
+from explain.attribution.gradients.batch import Batch, Columns, chosen, each_batch, jacobian_rows
 from explain.attribution.gradients.forward_mode import forward_mode, tangent_of
 from explain.attribution.gradients.quadrature import Request, integrate
 from explain.attribution.gradients.settings import PathSettings, check_path
-from explain.attribution.inputs import BASELINES, split_prefix
+from explain.attribution.inputs import BASELINES
 from explain.attribution.memory import backward_row_bytes, graph_row_bytes, in_chunks, rows_within
 from explain.attribution.registry import Method, Scores, Work
 from explain.errors import InputError
@@ -88,12 +88,9 @@ def _run(
 ) -> list[Scores]:
     """Integrate what `nodes` computes at points of the path, generation by generation."""
     names = _points(work.model, settings)
-    results: dict[int, Scores] = {}
-    for (number,), batch in batched(work, settings.baseline, 1):
-        work.check()
-        results[number] = _one(work, settings, batch, names, nodes(batch, names))
-        work.done(1)
-    return [results[i] for i in range(len(results))]
+    return each_batch(
+        work, settings.baseline, 1, lambda batch: [_one(work, settings, batch, names, nodes(batch, names))]
+    )
 
 
 def _one(
@@ -103,10 +100,8 @@ def _one(
     names: list[str],
     node_scores: Callable[[Tensor, Columns], Tensor],
 ) -> Scores:
-    question, source = batch.questions[0], batch.source.shape[1]
-    with torch.no_grad():
-        base = batch.values(batch.source_baseline, batch.target_baseline)[0, 0].double()
-        value = batch.values(batch.source, batch.target)[0, 0].double()
+    source = batch.source.shape[1]
+    base, value = (side[0].double() for side in batch.ends())
     size = rows_within(
         work.budget // 2, graph_row_bytes(work.model, source, batch.target.shape[1]), settings.rows
     )
@@ -129,13 +124,8 @@ def _one(
         check=work.check,
         adapt=complete,
     )
-    decoder = found.scores[:, source:]
-    whole = torch.nn.functional.pad(decoder, (0, len(question.targets) - decoder.shape[1]))
-    prefix, start = split_prefix(whole, question.spans)
     return Scores(
-        found.scores[:, :source],
-        prefix,
-        start,
+        *batch.split(found.scores, 0),
         baseline_value=base.float().cpu() if complete else None,
         completeness_error=found.error.float() if complete else None,
         used={"points": names, "steps_used": found.points.tolist()},

@@ -10,6 +10,7 @@ do are told in advance by forward mode, which costs little beside gradients for 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -32,6 +33,11 @@ SAME = 1e-6
 # In each round the stretches that hold this part of the estimated error are halved: less would take fewer
 # points and more rounds.
 SHARE = 0.85
+
+
+def relative_error(off: Tensor, difference: Tensor) -> Tensor:
+    """|off| / |difference|; nan where input and baseline do not differ."""
+    return torch.where(difference.abs() > SAME, off.abs() / difference.abs(), torch.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,12 +158,11 @@ class Row:
 
 
 def _requests(rows: Sequence[Row]) -> list[Request]:
-    """What rows want, by point, packed."""
+    """What rows want, by point, in the order of the path, as trials expect."""
     asked: dict[float, list[int]] = {}
     for number, row in enumerate(rows):
         for point in row.asked:
             asked.setdefault(point, []).append(number)
-    # In the order of the path, as trials expect; packing makes up for lists of different lengths.
     return sorted(asked.items())
 
 
@@ -206,13 +211,9 @@ def _fixed(
             kept[rows] = found.float()
             scores[b] = kept
             wanted = differences[b].double().cpu()[rows]
-            relative = (found.sum(1) - wanted).abs() / wanted.abs()
-            defined = wanted.abs() > SAME
-            errors[b][rows] = torch.where(defined, relative, torch.nan)
+            errors[b][rows] = relative_error(found.sum(1) - wanted, wanted)
             used[b][rows] = steps
-            pending[b] = [
-                row for row, far in zip(rows, (defined & (relative > tolerance)).tolist(), strict=True) if far
-            ]
+            pending[b] = [row for row in rows if errors[b][row] > tolerance]
         steps *= 2
     return [
         Integral(found, error, points, [rule] * len(error))
@@ -228,6 +229,7 @@ def _rule(rule: str, steps: int) -> tuple[np.ndarray, np.ndarray]:
     return unit_gauss(steps)
 
 
+@functools.cache
 def unit_gauss(count: int) -> tuple[np.ndarray, np.ndarray]:
     """Gauss–Legendre points on 0..1, in order, and their weights."""
     points, weights = np.polynomial.legendre.leggauss(count)
@@ -300,20 +302,3 @@ def worst_middles(nodes: np.ndarray, values: np.ndarray) -> list[int]:
     enough = int(np.searchsorted(np.cumsum(bends[order]), SHARE * bends.sum())) + 1
     worst = [2 * int(pair) for pair in order[:enough] if widths[pair] > 1]
     return sorted(int(nodes[i] + nodes[i + 1]) // 2 for pair in worst for i in (pair, pair + 1))
-
-
-def packed(requests: Sequence[Request]) -> list[Request]:
-    """Requests whose rows fill the columns of a batch: long lists are split, so that short ones waste little.
-
-    Every request costs a forward row and every column a backward row of about the same price, empty or not.
-    """
-    lengths = [len(rows) for _, rows in requests]
-
-    def cost(columns: int) -> int:
-        versions = sum(-(-length // columns) for length in lengths)
-        return versions * (1 + columns)
-
-    best = min(range(1, max(lengths, default=1) + 1), key=cost)
-    return [
-        (point, rows[begin : begin + best]) for point, rows in requests for begin in range(0, len(rows), best)
-    ]

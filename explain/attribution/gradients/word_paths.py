@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from explain.attribution.gradients.batch import Batch, batched, chosen, jacobian_rows
-from explain.attribution.gradients.quadrature import SAME
-from explain.attribution.inputs import BASELINES, split_prefix
+from explain.attribution.gradients.batch import Batch, chosen, each_batch, jacobian_rows
+from explain.attribution.gradients.quadrature import relative_error
+from explain.attribution.inputs import BASELINES
 from explain.attribution.memory import (
     backward_row_bytes,
     forward_row_bytes,
@@ -48,12 +48,7 @@ def _sequential(work: Work, settings: SequentialSettings) -> list[Scores]:
     of (x_i - b_i) ∫ ∂f/∂x_i along it is f(x) - f(x with b_i), by the fundamental theorem of calculus: one
     forward row per token replaces steps × positions gradients.
     """
-    results: dict[int, Scores] = {}
-    for (number,), batch in batched(work, settings.baseline, 1):
-        work.check()
-        results[number] = _one_token_at_a_time(work, settings, batch)
-        work.done(1)
-    return [results[i] for i in range(len(results))]
+    return each_batch(work, settings.baseline, 1, lambda batch: [_one_token_at_a_time(work, settings, batch)])
 
 
 @torch.no_grad()
@@ -84,9 +79,7 @@ def _one_token_at_a_time(work: Work, settings: SequentialSettings, batch: Batch)
     scores = torch.zeros(len(question.spans), source + target)
     for part, effects in in_chunks(len(tokens), size, chunk):
         scores[:, tokens[part].cpu()] = effects.T.float().cpu()
-    decoder = torch.nn.functional.pad(scores[:, source:], (0, len(question.targets) - target))
-    prefix, start = split_prefix(decoder, question.spans)
-    return Scores(scores[:, :source], prefix, start, used={"integral": "exact"})
+    return Scores(*batch.split(scores, 0), used={"integral": "exact"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +103,14 @@ class DiscretizedSettings:
 
 def _discretized(work: Work, settings: DiscretizedSettings) -> list[Scores]:
     """Discretized integrated gradients with the greedy heuristic of the paper."""
-    results: dict[int, Scores] = {}
     ids = torch.arange(vocabulary_size(work.model.hf), device=work.model.device)
     with torch.no_grad():
         words = [
             embed(work.model.hf, work.model.family, ids).float()
             for embed in (source_embeddings, target_embeddings)
         ]
-    for (number,), batch in batched(work, settings.baseline, 1):
-        work.check()
+
+    def one(batch: Batch) -> list[Scores]:
         paths = [
             refined(
                 word_path(base[0].float(), full[0].float(), vocabulary, settings.steps, settings.neighbors),
@@ -129,9 +121,9 @@ def _discretized(work: Work, settings: DiscretizedSettings) -> list[Scores]:
                 (batch.target_baseline, batch.target, words[1]),
             )
         ]  # each [steps · parts + 1, tokens, width]
-        results[number] = _along(work, settings, batch, paths)
-        work.done(1)
-    return [results[i] for i in range(len(results))]
+        return [_along(work, settings, batch, paths)]
+
+    return each_batch(work, settings.baseline, 1, one)
 
 
 def word_path(start: Tensor, end: Tensor, words: Tensor, steps: int, neighbors: int) -> Tensor:
@@ -204,18 +196,12 @@ def _along(work: Work, settings: DiscretizedSettings, batch: Batch, paths: list[
 
     rows = rows_within(work.budget // 2, graph_row_bytes(work.model, source, target), settings.rows)
     scores = torch.stack([part for _, part in in_chunks(len(paths[0]), rows, chunk)]).sum(0)
-    with torch.no_grad():
-        base = batch.values(batch.source_baseline, batch.target_baseline)[0, 0].double().cpu()
-        difference = batch.values(batch.source, batch.target)[0, 0].double().cpu() - base
-    off = (scores.double().sum(1) - difference).abs()
-    decoder = torch.nn.functional.pad(scores[:, source:], (0, len(question.targets) - target))
-    prefix, start = split_prefix(decoder, question.spans)
+    base, value = (side[0].double().cpu() for side in batch.ends())
+    difference = value - base
     return Scores(
-        scores[:, :source],
-        prefix,
-        start,
+        *batch.split(scores, 0),
         baseline_value=base.float(),
-        completeness_error=torch.where(difference.abs() > SAME, off / difference.abs(), torch.nan).float(),
+        completeness_error=relative_error(scores.double().sum(1) - difference, difference).float(),
     )
 
 
