@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from explain.attribution import attribute, methods, source_share
     from explain.errors import ExplainError
+    from explain.evaluation import evaluate, load_evaluation
     from explain.model import Seq2Seq, load, wrap
     from explain.report import report
     from explain.results import Attribution, Capture, Generation, Token, load_attribution, load_capture
+    from explain.training.handmade import copy_model
 
 _ROOMS = {
     "Attribution": "explain.results",
@@ -23,9 +25,12 @@ _ROOMS = {
     "Seq2Seq": "explain.model",
     "Token": "explain.results",
     "attribute": "explain.attribution",
+    "copy_model": "explain.training.handmade",
+    "evaluate": "explain.evaluation",
     "load": "explain.model",
     "load_attribution": "explain.results",
     "load_capture": "explain.results",
+    "load_evaluation": "explain.evaluation",
     "methods": "explain.attribution",
     "report": "explain.report",
     "source_share": "explain.attribution",
@@ -40,9 +45,12 @@ __all__ = [
     "Seq2Seq",
     "Token",
     "attribute",
+    "copy_model",
+    "evaluate",
     "load",
     "load_attribution",
     "load_capture",
+    "load_evaluation",
     "methods",
     "report",
     "source_share",

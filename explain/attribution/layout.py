@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from explain.attribution.objectives import Foil, Question, Span, foil_text
+from explain.attribution.objectives import Contrast, Question, Span, contrast_text
 from explain.attribution.registry import Method, Scores
 from explain.results import Attribution, Generation
 from explain.results.tokens import merge_tokens
@@ -20,7 +20,7 @@ def result(
     question: Question,
     scores: Scores,
     *,
-    foil: Foil | None,
+    foil: Contrast | None,
     value: Tensor,  # [rows]
     log_probs: Tensor,  # [target]
     config: Mapping[str, Any],
@@ -51,7 +51,7 @@ def result(
     return Attribution(
         method=row.name,
         objective=question.objective if row.objective else "",
-        contrast=None if foil is None else foil_text(foil),
+        contrast=None if foil is None else contrast_text(foil),
         units=question.units if row.objective else "share",
         signed=row.signed,
         source_text=generation.source_text,

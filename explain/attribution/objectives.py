@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -189,18 +189,23 @@ class Question:
 Foil = str | int | Token | Alternative
 """A foil: a text, a token's id, or a token or alternative of a generation."""
 
+Contrast = Foil | Mapping[int, Foil]
+"""What stands against the output: one foil, or single target tokens' own foils by position."""
+
 
 def question(
     model: Seq2Seq,
     generation: Generation,
     objective: Objective = "log_prob",
-    contrast: Foil | None = None,
+    contrast: Contrast | None = None,
     *,
     contrast_span: Span | None = None,
     contrast_input: str | None = None,
     positions: Positions = None,
 ) -> Question:
     """Check the objective and line a foil up with the output.
+
+    Foils by position are explained at those positions alone, unless `positions` says otherwise.
 
     A foil of one token, or of one word, stands against every output token (a word that is several tokens is
     represented by its first). A longer foil is aligned by position after leading special tokens such as
@@ -225,10 +230,18 @@ def question(
     if contrast is not None:
         if function is not None or name == KL or not OBJECTIVES[name].of_token:
             raise InputError(f"the objective {name} is not about one token, so it takes no contrast")
-        found = _aligned_foils(model, generation, contrast, contrast_span)
+        if isinstance(contrast, Mapping):
+            if contrast_span is not None:
+                raise InputError("foils by position say where they stand; they take no contrast span")
+            found = _foils_by_position(model, generation, contrast)
+            positions = sorted((found >= 0).nonzero()[:, 0].tolist()) if positions is None else positions
+        else:
+            found = _aligned_foils(model, generation, contrast, contrast_span)
         contrasted = (found >= 0) & (found != targets)
         if not contrasted.any():
-            raise InputError(f"the contrast {foil_text(contrast)!r} says the same as the output everywhere")
+            raise InputError(
+                f"the contrast {contrast_text(contrast)!r} says the same as the output everywhere"
+            )
         foils = found.clamp_min(0)
     units = OBJECTIVES[name].units if function is None and name != KL else f"units of {name}"
     return Question(
@@ -286,9 +299,20 @@ def _reference(model: Seq2Seq, generation: Generation, contrast_input: str) -> T
         return logits_from_ids(model.hf, source, torch.ones_like(source), decoder)[0].float().log_softmax(-1)
 
 
-def foil_text(contrast: Foil) -> str:
-    """A foil as text, for records and messages."""
+def contrast_text(contrast: Contrast) -> str:
+    """A contrast as text, for records and messages."""
+    if isinstance(contrast, Mapping):
+        return ", ".join(f"{place}: {contrast_text(foil)}" for place, foil in sorted(contrast.items()))
     return contrast if isinstance(contrast, str) else str(getattr(contrast, "text", contrast))
+
+
+def _foils_by_position(model: Seq2Seq, generation: Generation, contrast: Mapping[int, Foil]) -> Tensor:
+    """Foil ids [target]; -1 where there is none."""
+    found = torch.full((len(generation.target_tokens),), -1)
+    for place, foil in contrast.items():
+        start, end = _span(place, len(found))
+        found[start:end] = _aligned_foils(model, generation, foil, (start, end))[start:end]
+    return found
 
 
 def _aligned_foils(

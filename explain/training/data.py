@@ -67,7 +67,7 @@ def read_table(
     if ending == ".parquet":
         rows = _read_parquet(path, columns)
     else:
-        text = _read_text(path)
+        text = read_text(path)
         rows = _READERS[ending](path, text, columns)
     pairs = [_to_pair(path, row, need_target) for row in rows]
     if not pairs:
@@ -113,7 +113,13 @@ Columns = tuple[str, str | None, str]
 """Source column, the target column if it must be there, and the target column if it happens to be."""
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file, also a gzipped one.
+
+    Raises:
+        FileError: it is missing, broken or empty.
+        EncodingError: it is not UTF-8.
+    """
     try:
         data = path.read_bytes()
         if path.name.lower().endswith(".gz"):

@@ -16,8 +16,11 @@ from explain.training.tasks.base import (
     TargetSegment,
     Task,
     TokenGold,
+    TokenGroup,
+    overlap,
     preview,
     split_of,
+    token_dependencies,
     token_gold,
 )
 from explain.training.tasks.clinic import Clinic
@@ -55,9 +58,12 @@ __all__ = [
     "TargetSegment",
     "Task",
     "TokenGold",
+    "TokenGroup",
     "get",
     "names",
+    "overlap",
     "preview",
     "split_of",
+    "token_dependencies",
     "token_gold",
 ]

@@ -170,17 +170,26 @@ def token_gold(example: Example, source_tokens: Sequence[Span], target_tokens: S
     tokens strictly before the target token count; a group that has none left is dropped, and so is a
     group that says the same as another. Special tokens and spaces need nothing.
     """
+    return tuple(tuple(groups) for groups in token_dependencies(example, source_tokens, target_tokens))
+
+
+def token_dependencies(
+    example: Example, source_tokens: Sequence[Span], target_tokens: Sequence[Span]
+) -> list[dict[TokenGroup, frozenset[str]]]:
+    """The gold with its reasons: for each target token its groups, each with the source slots behind it."""
     in_source = _tokens_of_slots(example.source_segments, source_tokens)
     in_target = _tokens_of_slots(example.target_segments, target_tokens)
-    gold: list[tuple[TokenGroup, ...]] = []
+    gold: list[dict[TokenGroup, frozenset[str]]] = []
     for step, token in enumerate(target_tokens):
-        groups: dict[TokenGroup, None] = {}  # a dict keeps the order and drops repeats
+        groups: dict[TokenGroup, frozenset[str]] = {}  # a dict keeps the order and drops repeats
         for segment in example.target_segments:
-            if _overlap(segment, token):
+            if overlap(segment, token):
                 for group in segment.depends:
-                    groups[_token_group(group, step, in_source, in_target)] = None
-        gold.append(tuple(group for group in groups if group))
-    return tuple(gold)
+                    slots = frozenset(ref.slot for ref in group if ref.side == "source")
+                    places = _token_group(group, step, in_source, in_target)
+                    groups[places] = groups.get(places, frozenset()) | slots
+        gold.append({places: slots for places, slots in groups.items() if places})
+    return gold
 
 
 def _token_group(
@@ -201,9 +210,10 @@ def _tokens_of_slots(
     slots: dict[str, list[int]] = {}
     for segment in segments:
         indices = slots.setdefault(segment.slot, [])
-        indices.extend(i for i, token in enumerate(tokens) if _overlap(segment, token))
+        indices.extend(i for i, token in enumerate(tokens) if overlap(segment, token))
     return slots
 
 
-def _overlap(one: Span, other: Span) -> bool:
+def overlap(one: Span, other: Span) -> bool:
+    """Whether two stretches of text share a character."""
     return max(one.start, other.start) < min(one.end, other.end)

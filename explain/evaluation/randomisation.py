@@ -1,0 +1,312 @@
+"""Do the maps come from what the model learnt? Its weights are shuffled, output first, and they must go."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from explain.attribution import Cancelled
+from explain.errors import ExplainError, InputError, UnknownNameError
+from explain.evaluation.agreement import chance, top1, topk_jaccard
+from explain.evaluation.estimates import Estimate, estimate
+from explain.model import Seq2Seq
+from explain.model.families import layers
+from explain.results import Attribution, Generation
+
+MARGIN = 0.05
+"""So much more top-1 agreement than chance still passes: two maps of anything share some structure."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageScores:
+    """Agreement of the maps with the original ones, with all weights down to this stage shuffled.
+
+    Attributes:
+        name: the stage that was shuffled last; see `stage_names`.
+        top1: share of target tokens with the same strongest token, 0 to 1.
+        topk_jaccard: overlap of the strongest k, 0 to 1.
+    """
+
+    name: str
+    top1: Estimate
+    topk_jaccard: Estimate
+
+    def to_dict(self) -> dict[str, Any]:
+        """The scores as a JSON object."""
+        return {"name": self.name, "top1": self.top1.to_dict(), "topk_jaccard": self.topk_jaccard.to_dict()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> StageScores:
+        """Read the scores back from their JSON object."""
+        return cls(data["name"], Estimate.from_dict(data["top1"]), Estimate.from_dict(data["topk_jaccard"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Randomisation:
+    """How a method's maps change while the model's weights are shuffled, stage by stage.
+
+    Attributes:
+        stages: agreement with the original maps after each stage that was measured.
+        chance_top1: the top-1 agreement that random maps of these tokens would have.
+        excess: top-1 agreement with everything shuffled, minus chance, paired token by token; 0 is what the
+            method should reach, 1 is a map that does not look at the weights at all.
+        passed: the maps are gone: the interval of `excess` reaches down to 0, or it is below `MARGIN`.
+            None where that cannot be told.
+        reason: the verdict in one sentence.
+    """
+
+    stages: tuple[StageScores, ...]
+    chance_top1: Estimate
+    excess: Estimate
+    passed: bool | None
+    reason: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The result as a JSON object."""
+        return {
+            "stages": [stage.to_dict() for stage in self.stages],
+            "chance_top1": self.chance_top1.to_dict(),
+            "excess": self.excess.to_dict(),
+            "passed": self.passed,
+            "reason": self.reason,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Randomisation:
+        """Read the result back from its JSON object."""
+        return cls(
+            stages=tuple(StageScores.from_dict(stage) for stage in data["stages"]),
+            chance_top1=Estimate.from_dict(data["chance_top1"]),
+            excess=Estimate.from_dict(data["excess"]),
+            passed=data["passed"],
+            reason=data["reason"],
+        )
+
+
+def stage_names(model: Seq2Seq) -> list[str]:
+    """The stages of the cascade in its order, such as `decoder.1`; the last one leaves nothing as learnt."""
+    return list(stage_weights(model))
+
+
+def stage_weights(model: Seq2Seq) -> dict[str, list[str]]:
+    """The names of the weights that each stage shuffles; every weight is in one stage, tied ones count once.
+
+    The stages are `lm_head` where it is not tied to the embeddings, the decoder's layers from the last to the
+    first, the encoder's likewise, and `embeddings` with whatever remains. A final norm belongs to the last
+    layer of its stack.
+    """
+    hf, family = model.hf, model.family
+    stages: dict[str, list[str]] = {"lm_head": []}
+    prefixes = {"lm_head.": "lm_head", "final_logits_bias": "lm_head"}
+    for side_name, side in (("decoder", family.decoder), ("encoder", family.encoder)):
+        last = len(layers(hf, side)) - 1
+        for layer in range(last, -1, -1):
+            stages[f"{side_name}.{layer}"] = []
+            prefixes[f"{side.stack}.{side.layers}.{layer}."] = f"{side_name}.{layer}"
+        if side.final_norm is not None:
+            prefixes[f"{side.stack}.{side.final_norm}."] = f"{side_name}.{last}"
+    stages["embeddings"] = []
+    for name, aliases in _weights(model).items():
+        places = {
+            next((prefixes[p] for p in prefixes if alias.startswith(p)), "embeddings") for alias in aliases
+        }
+        # A head that is tied to the embeddings goes with them, at the very end.
+        stages[places.pop() if len(places) == 1 else "embeddings"].append(name)
+    if "lm_head.weight" not in stages["lm_head"]:
+        stages["embeddings"] += stages.pop("lm_head")
+    return stages
+
+
+def randomisation(
+    model: Seq2Seq,
+    generations: Sequence[Generation],
+    originals: Mapping[str, Sequence[Attribution]],
+    *,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    stages: Sequence[str] | None = None,
+    seed: int = 0,
+    check: Callable[[], None] = lambda: None,
+    k: int = 5,
+) -> dict[str, Randomisation]:
+    """Cascading parameter randomisation: maps must change with the weights that they claim to explain.
+
+    On a copy of the model, stage by stage from the output down, the entries of every weight tensor are
+    shuffled, which keeps their distribution; a tensor whose entries are all equal (a norm that was never
+    trained) stays as it is. At each stage the same outputs are explained again and compared with the
+    original maps. The model itself is never touched.
+
+    A method that cannot explain the shuffled model scores nan there. One that does not look at the model
+    (`random` with the same seed) agrees perfectly and does not pass.
+
+    Args:
+        model: the model whose maps are in question.
+        generations: its outputs; their ids are forced on the shuffled model.
+        originals: by method, its maps of these outputs on the model.
+        options: by method, what `attribute` was and will be given; `positions` may be fewer here, and only
+            these are compared.
+        stages: the stages to measure, all by default. Explaining is what costs, not shuffling: the last
+            one alone decides the verdict.
+        seed: of the shuffling.
+        check: called before each method at each stage; what it raises ends the work.
+        k: how many strongest tokens `topk_jaccard` compares.
+
+    Raises:
+        UnknownNameError: there is no such stage, method or option.
+        InputError: the maps are not of these outputs, or the model is being intervened on.
+
+    Paper: Adebayo et al. 2018, "Sanity checks for saliency maps".
+    """
+    require_maps(generations, originals)
+    by_stage = stage_weights(model)
+    chosen = list(by_stage) if stages is None else list(stages)
+    for name in chosen:
+        if name not in by_stage:
+            raise UnknownNameError("stage", name, by_stage)
+    shuffled = copied(model)
+    results: dict[str, list[tuple[str, Maps]]] = {method: [] for method in originals}
+    for name in _cascade(shuffled, by_stage, seed):
+        if name in chosen:
+            for method in originals:
+                check()
+                given = (options or {}).get(method, {})
+                results[method].append((name, maps_of(shuffled, generations, method, given)))
+    complete = list(by_stage)[-1] in chosen
+    return {
+        method: _result(originals[method], found, complete=complete, k=k) for method, found in results.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """The maps of one method, or why there are none."""
+
+    maps: Sequence[Attribution] | None
+    problem: str = ""
+
+
+def maps_of(
+    model: Seq2Seq, generations: Sequence[Generation], method: str, options: Mapping[str, Any]
+) -> Maps:
+    """Explain outputs on another model than the one that wrote them, where that is possible.
+
+    Raises:
+        InputError: no such method or option, or a value that the method cannot take: the caller's mistake,
+            which must not pass for a result.
+        Cancelled: the caller asked to stop.
+    """
+    try:
+        return Maps(model.attribute(list(generations), method=method, **options))
+    except (InputError, Cancelled):
+        raise
+    except ExplainError as error:
+        return Maps(None, str(error))
+
+
+def copied(model: Seq2Seq) -> Seq2Seq:
+    """The same model in memory of its own, past the parity gate already.
+
+    Raises:
+        InputError: the model is being intervened on; a copy would keep some of that for good.
+        ParityError: the model's logits depend on how they are asked for.
+    """
+    if model.intervened:
+        raise InputError("take the interventions off first: this check needs a copy of the model as it is")
+    model.require_parity()
+    with model.lock:
+        twin = Seq2Seq(copy.deepcopy(model.hf), model.tokenizer, model.family, model.name)
+    # Once proven it is not asked again: shuffled weights may blow rounding up past the gate's tolerance.
+    twin.require_parity()
+    return twin
+
+
+def require_maps(generations: Sequence[Generation], originals: Mapping[str, Sequence[Attribution]]) -> None:
+    """Refuse maps that are not one for each output.
+
+    Raises:
+        InputError: another number of maps than of outputs.
+    """
+    for method, maps in originals.items():
+        if len(maps) != len(generations):
+            raise InputError(
+                f"{len(maps)} maps of {method} for {len(generations)} outputs; give one for each"
+            )
+
+
+def pooled(rows: Sequence[Tensor], examples: Sequence[int]) -> Estimate:
+    """The mean over all rows [target] of several maps; `examples` tells which example each map is of."""
+    values = [value for row in rows for value in row.tolist()]
+    return estimate(values, [example for example, row in zip(examples, rows, strict=True) for _ in row])
+
+
+def _result(
+    originals: Sequence[Attribution], found: Sequence[tuple[str, Maps]], *, complete: bool, k: int
+) -> Randomisation:
+    examples = range(len(originals))
+    random = [chance(original, k).top1 for original in originals]
+    stages, excess, problem = [], estimate([]), ""
+    for name, result in found:
+        if result.maps is None:
+            stages.append(StageScores(name, estimate([]), estimate([])))
+        else:
+            pairs = list(zip(originals, result.maps, strict=True))
+            same = [top1(*pair) for pair in pairs]
+            overlap = [topk_jaccard(*pair, k) for pair in pairs]
+            stages.append(StageScores(name, pooled(same, examples), pooled(overlap, examples)))
+            excess = pooled([row - by_chance for row, by_chance in zip(same, random, strict=True)], examples)
+        problem = result.problem
+    if not complete or problem:
+        excess = estimate([])
+    by_chance = pooled(random, examples)
+    passed, reason = _verdict(stages, by_chance, excess, complete, problem)
+    return Randomisation(tuple(stages), by_chance, excess, passed, reason)
+
+
+def _verdict(
+    stages: Sequence[StageScores], by_chance: Estimate, excess: Estimate, complete: bool, problem: str
+) -> tuple[bool | None, str]:
+    if not complete:
+        return None, "the cascade was not run to its end"
+    if problem:
+        return None, f"the shuffled model cannot be explained: {problem}"
+    if math.isnan(excess.value):
+        return None, "there is no token whose maps can be compared"
+    figures = (
+        f"top-1 agreement {stages[-1].top1.value:.2f} with all weights shuffled, chance {by_chance.value:.2f}"
+    )
+    if excess.value < MARGIN or excess.low <= 0:
+        return True, f"the maps come from the weights: {figures}"
+    return False, f"part of the maps does not come from the weights: {figures}"
+
+
+def _cascade(model: Seq2Seq, stages: Mapping[str, Sequence[str]], seed: int) -> Iterator[str]:
+    """Shuffle stage after stage of this very model, and name each when it is done."""
+    weights = dict(_tensors(model))
+    dice = torch.Generator().manual_seed(seed)
+    for stage, names in stages.items():
+        with torch.no_grad():
+            for name in names:
+                flat = weights[name].flatten()
+                order = torch.randperm(len(flat), generator=dice).to(flat.device)
+                weights[name].copy_(flat[order].view_as(weights[name]))
+        yield stage
+
+
+def _weights(model: Seq2Seq) -> dict[str, list[str]]:
+    """All names of each weight tensor, by its first."""
+    names: dict[int, list[str]] = {}
+    for name, tensor in _tensors(model):
+        names.setdefault(id(tensor), []).append(name)
+    return {aliases[0]: aliases for aliases in names.values()}
+
+
+def _tensors(model: Seq2Seq) -> Iterator[tuple[str, Tensor]]:
+    """Everything that training sets, under each of its names."""
+    yield from model.hf.named_parameters(remove_duplicate=False)
+    # Of the buffers only this one is learnt (by Marian's own training); the others are computed.
+    yield from ((name, tensor) for name, tensor in model.hf.named_buffers() if name == "final_logits_bias")
