@@ -1,9 +1,12 @@
 """How alike two maps of the same tokens are, row by row: the same winner, the same top few, the same order.
 
 A row's candidates are all source tokens and the target tokens before it, never the decoder start.
-Magnitudes |score| decide: a strong influence against a token is as strong as one for it. A score of 0 is no
-influence, so it is never among the top; neither are tokens that tie for the last place there, because a tie
-ranks nothing. A map that says the same of all tokens has therefore no top at all, and agrees with nothing.
+Magnitudes |score| decide: a strong influence against a token is as strong as one for it.
+
+The top k of a row are its k strongest candidates. A score of 0 is no influence and never among them; those
+that tie for the last places share them (two tokens that tie for the first place are each half of a winner, as
+where a method scores a sentence as one). A row of zeros has no top, and neither has one that scores all
+candidates alike: it ranks nothing, and so agrees with nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ class Agreement:
     finite, and one with too few candidates to choose from.
 
     Attributes:
-        top1: float [target], 1 where both name the same strongest token, else 0; nan where neither names one.
+        top1: float [target], 1 where both name the same strongest token, else 0 (between them for ties); nan
+            where neither names one.
         topk_jaccard: float [target], tokens in both top k over tokens in either, 0 to 1; nan where neither
             has a top, or where there are k candidates or fewer.
         weighted_tau: float [target], agreement of the order, -1 (reversed) to 1, where exchanges among strong
@@ -44,11 +48,11 @@ class Agreement:
 
 @dataclass(frozen=True, eq=False)
 class Chance:
-    """What a random ranking is expected to reach in each row; undefined as in `Agreement`.
+    """What a map is expected to agree with random scores, exactly; undefined as in `Agreement`.
 
     Attributes:
-        top1: float [target], one over the number of candidates.
-        topk_jaccard: float [target], exact, from the hypergeometric distribution of the overlap.
+        top1: float [target], one over the number of candidates where the map has one winner.
+        topk_jaccard: float [target], from the hypergeometric distribution of the overlap.
     """
 
     top1: Tensor
@@ -64,25 +68,31 @@ def agreement(a: Attribution, b: Attribution, k: int = 5) -> Agreement:
     return Agreement(top1(a, b), topk_jaccard(a, b, k), weighted_tau(a, b))
 
 
-def top1(a: Attribution, b: Attribution) -> Tensor:
+def top1(a: Attribution, b: Attribution, *, skip: int = 0) -> Tensor:
     """Whether both maps name the same strongest token, [target]; see `Agreement`.
+
+    `skip` leaves out that many of the target tokens right before the row's own.
 
     Raises:
         InputError: the maps are of other tokens.
     """
-    return topk_jaccard(a, b, 1)
+    return topk_jaccard(a, b, 1, skip=skip)
 
 
-def topk_jaccard(a: Attribution, b: Attribution, k: int = 5) -> Tensor:
+def topk_jaccard(a: Attribution, b: Attribution, k: int = 5, *, skip: int = 0) -> Tensor:
     """Tokens that are among the k strongest of both maps, over those of either, [target]; see `Agreement`.
+
+    `skip` leaves out that many of the target tokens right before the row's own.
 
     Raises:
         InputError: the maps are of other tokens, or k is below 1.
     """
     _require_same_tokens(a, b)
-    mine, theirs = _top(a, k), _top(b, k)  # [target, candidates]
-    overlap = (mine & theirs).sum(1) / (mine | theirs).sum(1)  # 0 / 0 is nan: neither has a top
-    return torch.where(defined_rows(a, k) & defined_rows(b, k), overlap, torch.nan)
+    mine, theirs = membership(a, k, skip=skip), membership(b, k, skip=skip)  # [target, candidates]
+    # Of shares, the Jaccard index is Ruzicka's; 0 / 0 is nan: neither has a top.
+    overlap = torch.minimum(mine, theirs).sum(1) / torch.maximum(mine, theirs).sum(1)
+    both = defined_rows(a, k, skip=skip) & defined_rows(b, k, skip=skip)
+    return torch.where(both, overlap, torch.nan)
 
 
 def weighted_tau(a: Attribution, b: Attribution) -> Tensor:
@@ -104,25 +114,39 @@ def weighted_tau(a: Attribution, b: Attribution) -> Tensor:
     return torch.from_numpy(found).float()
 
 
-def chance(a: Attribution, k: int = 5) -> Chance:
-    """What a random ranking of every row's candidates would agree with this map, without ties or zeros.
+def chance(a: Attribution, k: int = 5, *, skip: int = 0) -> Chance:
+    """What random scores of every row's candidates, without ties or zeros, would agree with this map.
 
     Raises:
         InputError: k is below 1.
     """
-    return Chance(*(_expected_jaccard(a, size) for size in (1, k)))
+    return Chance(*(_expected_jaccard(a, size, skip) for size in (1, k)))
 
 
-def same_tokens(one: Sequence[Token], other: Sequence[Token]) -> bool:
-    """Whether both are the same text in the same places; ids may differ, as between two vocabularies."""
-    return [_place(token) for token in one] == [_place(token) for token in other]
+def membership(a: Attribution, k: int, *, skip: int = 0) -> Tensor:
+    """How far each candidate is among the k strongest of its row, float [target, source + target], 0 to 1.
+
+    Raises:
+        InputError: k is below 1.
+    """
+    if k < 1:
+        raise InputError(f"k is {k}; it must be at least 1")
+    strength = _strength(a, skip).nan_to_num(0.0)
+    if not strength.numel():
+        return torch.zeros(strength.shape)
+    last = strength.topk(min(k, strength.shape[1]), dim=1).values[:, -1:]  # [target, 1]
+    above = (strength > last.clamp_min(0)).float()
+    tied = ((strength == last) & (strength > 0)).float()
+    shares = above + tied * (k - above.sum(1, keepdim=True)) / tied.sum(1, keepdim=True).clamp_min(1)
+    alike = (strength == strength.amax(1, keepdim=True)) | (strength < 0)
+    return shares.masked_fill(alike.all(1, keepdim=True), 0.0)
 
 
-def defined_rows(a: Attribution, k: int = 0) -> Tensor:
+def defined_rows(a: Attribution, k: int = 0, *, skip: int = 0) -> Tensor:
     """Rows, bool [target], asked for, of a word, finite, and with more than k candidates to choose from."""
     rows = len(a.target_tokens)
     known = torch.tensor([not token.special for token in a.target_tokens], dtype=torch.bool)
-    known &= torch.arange(rows) + len(a.source_tokens) > k
+    known &= torch.tensor([_candidates(a, row, skip) > k for row in range(rows)], dtype=torch.bool)
     known &= a.source.isfinite().all(1) & a.prefix.isfinite().all(1)
     positions = a.config.get("positions")
     if positions is not None and a.level == "token":
@@ -133,42 +157,42 @@ def defined_rows(a: Attribution, k: int = 0) -> Tensor:
     return known
 
 
-def _expected_jaccard(a: Attribution, k: int) -> Tensor:
-    tops, defined = _top(a, k).sum(1).tolist(), defined_rows(a, k).tolist()
-    source = len(a.source_tokens)
-    return torch.tensor(
-        [
-            _jaccard_of_subsets(source + row, top, k) if known else math.nan
-            for row, (top, known) in enumerate(zip(tops, defined, strict=True))
-        ]
-    )
+def same_tokens(one: Sequence[Token], other: Sequence[Token]) -> bool:
+    """Whether both are the same text in the same places; ids may differ, as between two vocabularies."""
+    return [_place(token) for token in one] == [_place(token) for token in other]
 
 
-@functools.cache
-def _jaccard_of_subsets(n: int, m: int, k: int) -> float:
-    """Expected Jaccard index of an m-subset and a random k-subset of n."""
-    overlaps = range(max(0, m + k - n), min(m, k) + 1)
-    return sum(math.comb(m, i) * math.comb(n - m, k - i) * i / (m + k - i) for i in overlaps) / math.comb(
-        n, k
-    )
+def _candidates(a: Attribution, row: int, skip: int) -> int:
+    return len(a.source_tokens) + max(row - skip, 0)
 
 
-def _strength(a: Attribution) -> Tensor:
+def _strength(a: Attribution, skip: int = 0) -> Tensor:
     """Magnitudes [target, source + target]; what is no candidate of its row is below 0."""
-    absent = torch.ones(len(a.prefix), len(a.prefix), dtype=torch.bool).triu()
+    absent = torch.ones(len(a.prefix), len(a.prefix), dtype=torch.bool).triu(-skip)
     return torch.cat([a.source.abs(), a.prefix.abs().masked_fill(absent, -1)], dim=1).double()
 
 
-def _top(a: Attribution, k: int) -> Tensor:
-    """The k strongest candidates of every row, bool [target, source + target]; fewer for zeros and ties."""
-    if k < 1:
-        raise InputError(f"k is {k}; it must be at least 1")
-    strength = _strength(a).nan_to_num(0.0)
-    if not strength.numel():
-        return strength.bool()
-    # Strictly above the next one, which leaves out what ties with it.
-    following = strength.topk(min(k + 1, strength.shape[1]), dim=1).values[:, -1:]
-    return strength > following.clamp_min(0)
+def _expected_jaccard(a: Attribution, k: int, skip: int) -> Tensor:
+    shares, defined = membership(a, k, skip=skip), defined_rows(a, k, skip=skip).tolist()
+    sure = (shares == 1).sum(1).tolist()
+    tied = ((shares > 0) & (shares < 1)).sum(1).tolist()
+    expected = [
+        _jaccard_with_random(_candidates(a, row, skip), sure[row], tied[row], k) if known else math.nan
+        for row, known in enumerate(defined)
+    ]
+    return torch.tensor(expected)
+
+
+@functools.cache
+def _jaccard_with_random(n: int, sure: int, tied: int, k: int) -> float:
+    """Expected Jaccard index of a top k, of which `tied` candidates share the last places, and any k of n."""
+    share = (k - sure) / tied if tied else 0.0
+    total = 0.0
+    for i in range(min(sure, k) + 1):
+        for j in range(min(tied, k - i) + 1):
+            ways = math.comb(sure, i) * math.comb(tied, j) * math.comb(n - sure - tied, k - i - j)
+            total += ways * (i + share * j) / (k + sure - i + share * (tied - j))
+    return total / math.comb(n, k)
 
 
 def _require_same_tokens(a: Attribution, b: Attribution) -> None:

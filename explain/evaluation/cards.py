@@ -122,18 +122,26 @@ def _faithful(found: MethodEvaluation) -> Check | None:
     scores = found.faithfulness
     if scores is None:
         return None
-    gain = scores.advantage
-    if math.isnan(gain.value):
+    hidden, kept = scores.advantage, scores.sufficiency_advantage
+    if math.isnan(hidden.value):
         return Check("faithfulness", None, "No token could be hidden, so faithfulness was not measured.")
-    figures = f"{gain.value:+.2f} of probability, {gain.low:+.2f} to {gain.high:+.2f}"
-    if gain.low > 0:
+    lost = f"{hidden.value:+.2f} of probability ({hidden.low:+.2f} to {hidden.high:+.2f})"
+    saved = f"{kept.value:+.2f} ({kept.low:+.2f} to {kept.high:+.2f})"
+    # A map can name what is needed and still not what suffices (signed gradients): both must beat chance.
+    if hidden.low > 0 and kept.low > 0:
         return Check(
             "faithfulness",
             True,
-            f"Hiding what it ranks first costs more than a random order would: {figures}.",
+            f"Hiding what it ranks first costs {lost} more than a random order would, and keeping only that "
+            f"saves {saved} more.",
         )
+    failed = (
+        f"hiding what it ranks first costs {lost} more"
+        if hidden.low <= 0
+        else f"keeping only that saves {saved}"
+    )
     return Check(
-        "faithfulness", False, f"Hiding what it ranks first costs no more than a random order: {figures}."
+        "faithfulness", False, f"It is not shown to beat a random order: {failed}, an interval that holds 0."
     )
 
 

@@ -109,8 +109,8 @@ def evaluate(
     settings = settings or EvaluationSettings()
     names = _names(methods)
     given = {name: dict((options or {}).get(name, {})) for name in names}
-    for name in names:
-        REGISTRY.get(name).options(given[name])
+    for method in names:
+        REGISTRY.get(method).options(given[method])
     title, task, pairs = _read(data, settings, name, whole=alignments is not None)
     alignments = None if alignments is None else alignments[: len(pairs)]
 
@@ -128,18 +128,18 @@ def evaluate(
     golds: dict[str, Gold | None] = {}
     sums: dict[str, Completeness] = {}
     few = max(settings.faithfulness_examples, settings.randomisation_examples, settings.stability_examples)
-    for name in names:
+    for method in names:
         try:
-            maps = model.attribute(generations, method=name, **common, **given[name])
-            golds[name] = _gold(
-                model, name, maps, cases, alignments, {**common, **given[name]}, settings.seed
+            maps = model.attribute(generations, method=method, **common, **given[method])
+            golds[method] = _gold(
+                model, method, maps, cases, alignments, {**common, **given[method]}, settings.seed
             )
-            sums[name] = _completeness(name, maps)
-            kept[name] = maps[:few]
+            sums[method] = _completeness(method, maps)
+            kept[method] = maps[:few]
         except Cancelled:
             raise
         except ExplainError as error:
-            problems[name] = str(error)
+            problems[method] = str(error)
         steps.done(2)
 
     def first(count: int) -> tuple[list[Generation], dict[str, list[Attribution]]]:
@@ -165,21 +165,21 @@ def evaluate(
         retrained = stability(model, *first(settings.stability_examples), others, options=given, check=check)
         steps.done(len(names))
     results = {}
-    for name in names:
-        fine = name not in problems
+    for method in names:
+        fine = method not in problems
         found = MethodEvaluation(
-            name=name,
-            config=dict(kept[name][0].config) if kept.get(name) else given[name],
-            gold=golds.get(name),
-            faithfulness=faithful[name] if fine else None,
-            completeness=sums.get(name),
-            randomisation=shuffled[name] if fine else None,
-            sensitivity=moved[name] if fine else None,
-            stability=retrained[name] if fine and retrained is not None else None,
-            card=TrustCard(name, "unavailable", "", ()),
-            problem=problems.get(name, ""),
+            name=method,
+            config=dict(kept[method][0].config) if kept.get(method) else given[method],
+            gold=golds.get(method),
+            faithfulness=faithful[method] if fine else None,
+            completeness=sums.get(method),
+            randomisation=shuffled[method] if fine else None,
+            sensitivity=moved[method] if fine else None,
+            stability=retrained[method] if fine and retrained is not None else None,
+            card=TrustCard(method, "unavailable", "", ()),
+            problem=problems.get(method, ""),
         )
-        results[name] = replace(found, card=card_of(found, settings.policy))
+        results[method] = replace(found, card=card_of(found, settings.policy))
     return Evaluation(
         task=facts,
         methods=results,
