@@ -11,7 +11,7 @@ import typer
 
 from explain import terminal
 from explain.errors import FileError, InputError
-from explain.files import digest_json, dump_json, envelope, write_text
+from explain.files import command_line, digest_json, dump_json, envelope, write_text
 from explain.terminal import say
 
 if TYPE_CHECKING:
@@ -367,6 +367,7 @@ def attribute(
     dtype: Dtype = "float32",
 ) -> None:
     """Score what every source token and earlier output token did to each output token."""
+    from explain.report import attribution_page
     from explain.report.levels import at_level
     from explain.results.formats import check_ending
 
@@ -389,7 +390,10 @@ def attribute(
         **_options(option or []),
     )
     result = at_level(result, level, over)
-    result.save(out)
+    if out.suffix == ".html":
+        write_text(out, attribution_page(result, evaluation=_kept(model, opened)))
+    else:
+        result.save(out)
     say(f"output: {generation.target_text}")
     defined = result.completeness_error[~result.completeness_error.isnan()]
     if len(defined):
@@ -397,6 +401,14 @@ def attribute(
         worst = f"completeness error: at most {float(defined.max()):.2%}"
         say(f"{worst}; {beyond} of {len(defined)} {level}s over {tolerance:g}")
     say(f"wrote {out}")
+
+
+def _kept(model: str, opened: Seq2Seq) -> Evaluation | None:
+    """The evaluation that is kept with MODEL, if it is a run folder and the model is still the same."""
+    from explain.evaluation import kept_evaluation
+    from explain.runs import is_run
+
+    return kept_evaluation(model, opened.digest) if is_run(model) else None
 
 
 def _positions(given: list[str] | None) -> Any:
@@ -491,6 +503,7 @@ def report(
                 "max_new_tokens": max_new_tokens,
                 **_shared(allow_unknown, source_language, target_language),
             },
+            evaluation=_kept(model, opened),
             progress=progress,
             title=title,
             level=level,
@@ -597,7 +610,7 @@ def evaluate(
         except Cancelled:
             raise JobStopped from None
         found.save(out / FILE)
-        write_text(out / "evaluation.html", evaluation_page(found))
+        write_text(out / "evaluation.html", evaluation_page(found, command=command_line()))
         if is_run(model):
             found.save(Path(model) / FILE)
         run.update(

@@ -1,4 +1,4 @@
-"""Reports: attributions as figures, as one offline page, and as a report over many outputs.
+"""Reports: attributions and evaluations as figures and offline pages, and a report over many outputs.
 
 `explain.report` is this package and, in the public surface, the function of the same name: the package can be
 called, so that `import explain; explain.report(model, data)` works whether or not it was imported before.
@@ -12,8 +12,9 @@ from typing import Any
 
 from explain.report import plots
 from explain.report.document import Example, Report, attribution_page, report
+from explain.report.evaluation import evaluation_page
 
-__all__ = ["Example", "Report", "attribution_page", "plots", "report"]
+__all__ = ["Example", "Report", "attribution_page", "evaluation_page", "plots", "report"]
 
 
 class _CallablePackage(ModuleType):

@@ -31,6 +31,13 @@ LINE: dict[Theme, str] = {"light": "#dfe3e8", "dark": "#30363f"}
 # Cells that cannot hold a score: a token does not influence what was written before it.
 EMPTY: dict[Theme, str] = {"light": "#f1f3f5", "dark": "#1a1f27"}
 ACCENT: dict[Theme, str] = {"light": "#1f5fa8", "dark": "#8fc1f5"}
+# Lines of several methods in one figure; a line is told apart by its dash and its marks as well.
+SERIES: dict[Theme, tuple[str, ...]] = {
+    "light": ("#1f5fa8", "#b4480b", "#14785a", "#8a3f9c", "#7d6400", "#b3295b"),
+    "dark": ("#8fc1f5", "#f5a66b", "#5fd0a5", "#d79be6", "#e0c55a", "#f58db0"),
+}
+# What stands for a failure, in text and in figures; always with a word or a sign beside it.
+WRONG: dict[Theme, str] = {"light": "#a3320b", "dark": "#ffae7d"}
 
 _RAMPS: dict[str, dict[Theme, tuple[str, str, str]]] = {
     "blue": {"light": ("#ffffff", "#69a9d8", "#0b3a75"), "dark": ("#0e1117", "#2b6cb0", "#b9deff")},

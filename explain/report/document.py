@@ -6,18 +6,22 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from explain.errors import InputError
 from explain.files import digest_json, envelope, write_json, write_text
-from explain.report import sections
+from explain.report import sections, trust
 from explain.report.facts import MethodFacts, facts_of, method_facts, zero_means
 from explain.report.labels import array, mean, number, objective_name, plural, shorten, shown
 from explain.report.levels import check_level
+from explain.report.ranking import ranking
 from explain.report.render import page
 from explain.report.summary import anchor, is_given, summarise
 from explain.results import Attribution, Generation
 from explain.training.data import read_table
+
+if TYPE_CHECKING:
+    from explain.evaluation import Evaluation
 
 Progress = Callable[[int, int], None]
 # Kind of the methods that read the model's own computation.
@@ -64,6 +68,7 @@ class Report:
         level: what the maps are drawn by: `token`, `word` or `sentence`; None is words, and sentences where
             words do not fit. The data is by token whatever the maps are drawn by.
         over: how scores are merged for the maps: `sum`, `mean` or `max_abs`.
+        evaluation: of the model; it brings the methods' trust cards. None where there is none.
     """
 
     title: str
@@ -74,6 +79,7 @@ class Report:
     facts: Mapping[str, MethodFacts]
     level: str | None = None
     over: str = "sum"
+    evaluation: Evaluation | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The report as the JSON object of `explain/report@1`."""
@@ -82,6 +88,7 @@ class Report:
             "title": self.title,
             "model": dict(self.model),
             "settings": dict(self.settings),
+            "trust": None if self.evaluation is None else self._cards(self.evaluation),
             "examples": [
                 {
                     "source_text": example.generation.source_text,
@@ -107,12 +114,17 @@ class Report:
             unsigned=any(not attribution.signed for attribution in everything),
             inside=any(fact.kind == INSIDE for fact in self.facts.values()),
             hesitation=sections.HESITATION,
+            **_trust(self.evaluation, list(self.facts)),
             model=sections.settings_rows(self.model),
             settings=sections.settings_rows(self.settings),
-            colophon=_colophon(self.head),
+            colophon=sections.colophon(self.head),
             command=self.head.get("command"),
             versions=self.head["versions"],
         )
+
+    def _cards(self, evaluation: Evaluation) -> dict[str, Any]:
+        """The trust cards of the report's methods, as far as they were evaluated."""
+        return {name: card.to_dict() for name, card in evaluation.cards.items() if name in self.facts}
 
     def save(self, path: str | Path) -> Path:
         """Write the page to `path` and the JSON beside it (`r.html`, `r.json`), each whole or not at all.
@@ -149,7 +161,9 @@ class Report:
             "tokens": sections.token_rows(generation),
             "beams": [(beam.text, number(beam.score, 3)) for beam in generation.beams],
             "methods": [
-                sections.method_view(attribution, self.facts[attribution.method], self.level, self.over)
+                sections.method_view(
+                    attribution, self.facts[attribution.method], self.level, self.over, self.evaluation
+                )
                 for attribution in example.attributions
             ],
         }
@@ -167,6 +181,7 @@ def report(
     command: str | None = None,
     level: str | None = None,
     over: str = "sum",
+    evaluation: Evaluation | None = None,
     **options: Any,
 ) -> Report:
     """Explain a model's outputs for the sources in `data`.
@@ -186,14 +201,17 @@ def report(
         level: what the maps are drawn by: `token`, `word` or `sentence`; by default words, and sentences
             where words do not fit.
         over: how the scores of the tokens that cause are merged for the maps: `sum`, `mean` or `max_abs`.
+        evaluation: of this model, by `explain.evaluate`; each map then has its method's trust card beside it.
         options: further options of `Seq2Seq.attribute`: `tolerance`, and settings of the methods, each
             of which goes to the methods that have it.
 
     Raises:
-        InputError: the data is empty or not of these kinds, or there is no such level.
+        InputError: the data is empty or not of these kinds, there is no such level, or the evaluation is of
+            another model.
         UnknownNameError: a method, option or reduction is not known.
     """
     check_level(level, over)
+    _require_same_model(evaluation, model.digest)
     pairs = _pairs(data)
     names = list(dict.fromkeys([methods] if isinstance(methods, str) else methods))
     facts = method_facts(names)
@@ -222,11 +240,21 @@ def report(
         facts=facts,
         level=level,
         over=over,
+        evaluation=evaluation,
     )
 
 
-def attribution_page(attribution: Attribution) -> str:
-    """One attribution as one offline HTML page: maps, reasons, evidence, and how to read them."""
+def attribution_page(attribution: Attribution, evaluation: Evaluation | None = None) -> str:
+    """One attribution as one offline HTML page: maps, reasons, evidence, and how to read them.
+
+    Args:
+        attribution: what to show.
+        evaluation: of the model; it brings the method's trust card.
+
+    Raises:
+        InputError: the evaluation is of another model.
+    """
+    _require_same_model(evaluation, attribution.model_digest)
     facts = facts_of(attribution.method)
     head = envelope(
         "attribution", seed=attribution.config.get("seed"), model_digest=attribution.model_digest or None
@@ -235,7 +263,8 @@ def attribution_page(attribution: Attribution) -> str:
     return page(
         "attribution.html.jinja",
         title=f"Why ‘{excerpt}’",
-        view=sections.method_view(attribution, facts),
+        view=sections.method_view(attribution, facts, evaluation=evaluation),
+        **_trust(evaluation, [attribution.method], "page"),
         objective=objective_name(attribution),
         certainty=sections.certainty(attribution.log_probs),
         forced=all(token.forced for token in attribution.target_tokens) and bool(attribution.target_tokens),
@@ -244,9 +273,28 @@ def attribution_page(attribution: Attribution) -> str:
         tokens=sections.log_prob_rows(attribution),
         signed=attribution.signed,
         inside=facts.kind == INSIDE,
-        colophon=_colophon(head),
+        colophon=sections.colophon(head),
         versions=head["versions"],
     )
+
+
+def _require_same_model(evaluation: Evaluation | None, digest: str | None) -> None:
+    if evaluation is not None and digest and digest != evaluation.model_digest:
+        raise InputError(
+            f"the evaluation is of another model ({shorten(evaluation.model_digest, 19)}, not "
+            f"{shorten(digest, 19)}); what a method proves on one model says nothing about another"
+        )
+
+
+def _trust(evaluation: Evaluation | None, names: Sequence[str], what: str = "report") -> dict[str, Any]:
+    """What a page says about which of its methods to believe."""
+    if evaluation is None:
+        return {"advice": "", "ranking": None, "make_one": trust.MAKE_ONE}
+    return {
+        "advice": trust.advice(evaluation, names, what),
+        "ranking": ranking(evaluation, names),
+        "make_one": trust.MAKE_ONE,
+    }
 
 
 class _Steps:
@@ -381,12 +429,3 @@ def _method_rows(
             row = {"label": fact.label, "name": name, "paper": fact.paper}
             rows.append({**row, "explains": explains, "zero": zero, "units": units})
     return rows
-
-
-def _colophon(head: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """Versions, seed and digests as rows to read."""
-    rows = [(f"{name} version", str(text)) for name, text in head["versions"].items()]
-    for key, label in (("seed", "seed"), ("model_digest", "model digest"), ("data_digest", "data digest")):
-        if head.get(key) is not None:
-            rows.append((label, str(head[key])))
-    return tuple(rows)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import html
 import math
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from explain.files import dump_json
 from explain.results import Attribution, Token
 
 NOT_DEFINED = "not defined"
+# In the place of a figure that was not measured or is not defined, in tables of many figures.
+DASH = "–"
 # Control characters as their pictures (␀ … ␟, ␡); tab and newline have signs of their own in labels.
 _PICTURES = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\t\n\r"} | {127: "␡"}
 _MARKS = {"\n": "↵", "\r": "↵", "\t": "⇥"}
@@ -69,6 +72,16 @@ def percent(share: float) -> str:
     if math.isinf(value):
         return f"{number(value)}\u00a0%"
     return f"{float(f'{value:.2g}'):,.10g}\u00a0%" if abs(value) >= 0.001 or not value else "<0.001\u00a0%"
+
+
+def whole_percent(share: float) -> str:
+    """A share in whole per cent; `<1 %` and `>99 %` rather than a false 0 or 100; nan is a dash."""
+    if math.isnan(share):
+        return DASH
+    value = round(100 * share)
+    if value == 0 and share > 0:
+        return "<1\u00a0%"
+    return ">99\u00a0%" if value == 100 and share < 1 else f"{value}\u00a0%".replace("-", "−")
 
 
 def mean(values: Iterable[float]) -> float:
@@ -128,6 +141,23 @@ def plot_text(text: str) -> str:
     if any(unicodedata.bidirectional(char) in _RIGHT_TO_LEFT for char in text):
         return f"{_ISOLATE}{safe}{_POP}"
     return safe
+
+
+def setting_text(value: Any) -> str:
+    """A setting's value as text: yes and no for booleans, digits in groups, JSON for what is nested."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return shown(value)
+    if isinstance(value, int):
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+    if isinstance(value, (list, tuple, Mapping)) and not value:
+        return "–"
+    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
+        return shown(", ".join(value))
+    return shown(dump_json(value, indent=None))
 
 
 def array(values: Any) -> np.ndarray:

@@ -29,7 +29,21 @@ from explain.report.labels import (
     score_limit,
     shorten,
 )
+from explain.report.plot_style import finish
+from explain.report.trust_plots import cascade_figure, deletion_figure, ranking_figure
 from explain.results import Attribution, Generation, Token
+
+__all__ = [
+    "alternatives_bars",
+    "attention_map",
+    "attribution_map",
+    "cascade_figure",
+    "deletion_figure",
+    "entropy_strip",
+    "ranking_figure",
+    "token_log_probs",
+    "training_curve",
+]
 
 # Past this many rows or columns there is no line between the cells.
 MOST_SPACED = 80
@@ -88,7 +102,7 @@ def attribution_map(attribution: Attribution, *, theme: Theme = "light") -> go.F
     figure.update_xaxes(title_text=f"earlier output {noun}", **_ticks([START, *rows], -1), row=1, col=2)
     figure.update_yaxes(title_text=f"output {noun}", row=1, col=1)
     figure.update_yaxes(autorange="reversed", **{**_ticks(rows), "tickangle": 0})
-    return _finish(figure, theme, height=_height(len(rows)), title=_title(attribution))
+    return finish(figure, theme, height=_height(len(rows)), title=_title(attribution))
 
 
 def attention_map(
@@ -126,7 +140,7 @@ def attention_map(
     figure = go.Figure(heat)
     figure.update_xaxes(title_text=key_name, **_ticks(columns))
     figure.update_yaxes(title_text=query_name, autorange="reversed", **{**_ticks(rows), "tickangle": 0})
-    return _finish(figure, theme, height=_height(len(rows)), title=plot_text(title))
+    return finish(figure, theme, height=_height(len(rows)), title=plot_text(title))
 
 
 def token_log_probs(generation: Generation, *, theme: Theme = "light") -> go.Figure:
@@ -149,7 +163,7 @@ def token_log_probs(generation: Generation, *, theme: Theme = "light") -> go.Fig
     figure = go.Figure(bars)
     figure.update_xaxes(title_text="output token", **_ticks(labels))
     figure.update_yaxes(title_text="log-probability (nats; 0 = certain)", rangemode="tozero")
-    return _finish(figure, theme, height=320)
+    return finish(figure, theme, height=320)
 
 
 def entropy_strip(generation: Generation, *, theme: Theme = "light") -> go.Figure:
@@ -171,7 +185,7 @@ def entropy_strip(generation: Generation, *, theme: Theme = "light") -> go.Figur
     figure = go.Figure(strip)
     figure.update_xaxes(title_text="output token", **_ticks(labels))
     figure.update_yaxes(visible=False)
-    return _finish(figure, theme, height=200)
+    return finish(figure, theme, height=200)
 
 
 def training_curve(records: Iterable[Mapping[str, Any]], *, theme: Theme = "light") -> go.Figure:
@@ -212,7 +226,7 @@ def training_curve(records: Iterable[Mapping[str, Any]], *, theme: Theme = "ligh
     if panels == 2:
         figure.update_yaxes(title_text="exact match (share)", range=[0, 1.02], row=2, col=1)
     figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"}, showlegend=True)
-    return _finish(figure, theme, height=300 + 180 * (panels - 1), margin_top=40)
+    return finish(figure, theme, height=300 + 180 * (panels - 1), margin_top=40)
 
 
 def alternatives_bars(generation: Generation, step: int, k: int = 5, *, theme: Theme = "light") -> go.Figure:
@@ -252,7 +266,7 @@ def alternatives_bars(generation: Generation, step: int, k: int = 5, *, theme: T
     figure = go.Figure(bars)
     figure.update_xaxes(title_text="probability", range=[0, 1])
     figure.update_yaxes(title_text="token", autorange="reversed", **_ticks(labels))
-    return _finish(figure, theme, height=110 + 30 * len(entries), title=f"Step {step}")
+    return finish(figure, theme, height=110 + 30 * len(entries), title=f"Step {step}")
 
 
 def _past(attribution: Attribution) -> np.ndarray:
@@ -338,24 +352,3 @@ def _bar_title(attribution: Attribution) -> str:
 def _title(attribution: Attribution) -> str:
     name = objective_name(attribution)
     return plot_text(shorten(f"{attribution.method} · {name}" if name else attribution.method, 100))
-
-
-def _finish(
-    figure: go.Figure, theme: Theme, *, height: int, title: str = "", margin_top: int | None = None
-) -> go.Figure:
-    """Template, page colours and margins, given explicitly: importing Streamlit changes the defaults."""
-    figure.update_layout(
-        template="plotly_dark" if theme == "dark" else "plotly_white",
-        paper_bgcolor=colours.PAGE[theme],
-        plot_bgcolor=colours.EMPTY[theme] if _is_map(figure) else colours.PAGE[theme],
-        font={"color": colours.INK[theme]},
-        height=height,
-        margin={"l": 70, "r": 30, "t": margin_top or (50 if title else 24), "b": 60},
-    )
-    if title:
-        figure.update_layout(title={"text": title, "font": {"size": 15}})
-    return figure
-
-
-def _is_map(figure: go.Figure) -> bool:
-    return any(isinstance(trace, go.Heatmap) for trace in figure.data)

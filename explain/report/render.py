@@ -57,5 +57,6 @@ def _variables(theme: colours.Theme) -> str:
         "line": colours.LINE,
         "empty": colours.EMPTY,
         "accent": colours.ACCENT,
+        "wrong": colours.WRONG,
     }
     return ":root{" + ";".join(f"--{name}:{found[theme]}" for name, found in values.items()) + "}"

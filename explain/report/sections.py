@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from explain.files import dump_json
 from explain.report import colours, maps
 from explain.report.facts import MethodFacts, reductions, short_unit
 from explain.report.labels import (
@@ -19,12 +18,17 @@ from explain.report.labels import (
     percent,
     plural,
     probability,
+    setting_text,
     shown,
     token_label,
 )
 from explain.report.levels import Fitted, at_level, columns_of, fitted, levels_of
 from explain.report.maps import MapView, beyond_tolerance, map_view
+from explain.report.trust import CardView, card_view
 from explain.results import Attribution, Generation, Token
+
+if TYPE_CHECKING:
+    from explain.evaluation import Evaluation
 
 # A token with a probability below this is one the model hesitated over.
 HESITATION = 0.95
@@ -83,7 +87,8 @@ class Reason:
 class MethodView:
     """One method's map of one output.
 
-    `main` is the map that is shown, `note` says why it is not a finer one, `finer` are the maps to open.
+    `main` is the map that is shown, `note` says why it is not a finer one, `finer` are the maps to open, and
+    `card` is the method's trust card where the model was evaluated.
     """
 
     facts: MethodFacts
@@ -98,6 +103,7 @@ class MethodView:
     evidence: Evidence
     config: tuple[tuple[str, str], ...]
     units: str
+    card: CardView | None
 
 
 def pieces(tokens: Sequence[Token], text: str, log_probs: Any) -> tuple[Piece, ...]:
@@ -186,7 +192,11 @@ def certainty(log_probs: Any) -> str:
 
 
 def method_view(
-    attribution: Attribution, facts: MethodFacts, level: str | None = None, over: str = "sum"
+    attribution: Attribution,
+    facts: MethodFacts,
+    level: str | None = None,
+    over: str = "sum",
+    evaluation: Evaluation | None = None,
 ) -> MethodView:
     """The maps, reasons and evidence of one attribution.
 
@@ -195,6 +205,7 @@ def method_view(
         facts: what the registry says of its method.
         level: what the map is drawn by; by default words, or sentences where words do not fit.
         over: how the scores of the tokens that cause are merged; see `Attribution.group`.
+        evaluation: of the model that was explained; it brings the method's trust card.
     """
     by = {name: at_level(attribution, name, over) for name in levels_of(attribution)}
     words = by.get("word", attribution)
@@ -219,6 +230,7 @@ def method_view(
         evidence=evidence(attribution),
         config=settings_rows(attribution.config),
         units=attribution.units,
+        card=None if evaluation is None else card_view(evaluation, facts, attribution),
     )
 
 
@@ -338,18 +350,10 @@ def settings_rows(settings: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple((str(key).replace("_", " "), setting_text(value)) for key, value in settings.items())
 
 
-def setting_text(value: Any) -> str:
-    """A setting's value as text: yes and no for booleans, digits in groups, JSON for what is nested."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, str):
-        return shown(value)
-    if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= 10_000 else str(value)
-    if isinstance(value, (list, tuple, Mapping)) and not value:
-        return "–"
-    if isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value):
-        return shown(", ".join(value))
-    return shown(dump_json(value, indent=None))
+def colophon(head: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Versions, seed and digests as rows to read."""
+    rows = [(f"{name} version", str(text)) for name, text in head["versions"].items()]
+    for key, label in (("seed", "seed"), ("model_digest", "model digest"), ("data_digest", "data digest")):
+        if head.get(key) is not None:
+            rows.append((label, str(head[key])))
+    return tuple(rows)
