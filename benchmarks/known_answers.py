@@ -112,7 +112,7 @@ def measure(job: tuple[Any, ...]) -> tuple[tuple[str, int], dict[str, Any]]:
         faithfulness_examples=2 * few,
         randomisation_examples=few,
         stability_examples=few,
-        randomisation_stages=("ends",),
+        cascade="ends",
         seed=seed,
         faithfulness=FaithfulnessSettings(tokens=6),
     )

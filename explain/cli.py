@@ -592,7 +592,7 @@ def evaluate(
         try:
             found = measure(
                 opened,
-                subject if subject is not None else pairs,
+                subject if subject is not None else pairs or [],
                 methods=method,
                 others=others,
                 alignments=gold,

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 import explain
 from explain.errors import InputError
 from explain.model import Seq2Seq, doctor
-from tests.models import network
+from tests.models import network, tiny
 from tests.tokenizers import real_tokenizer
 
 KINDS = ["t5", "mt5", "bart", "mbart", "mbart50", "marian", "m2m_100", "pegasus"]
@@ -136,3 +136,12 @@ def test_a_run_folder_means_its_model(folder, tmp_path):
     (tmp_path / "run.json").write_text('{"schema": "explain/run@1", "state": "done", "model": "best"}')
     (tmp_path / "best").symlink_to(folder)
     assert explain.load(tmp_path).digest == explain.load(folder).digest
+
+
+def test_saving_does_not_change_a_models_digest(tmp_path):
+    made = tiny("t5", seed=3)
+    made.hf.config.architectures = None  # as in any model that was built in memory
+    before = made.digest
+    made.hf.save_pretrained(tmp_path)
+    made.tokenizer.save_pretrained(tmp_path)
+    assert explain.load(tmp_path).digest == before

@@ -123,6 +123,24 @@ def chance(a: Attribution, k: int = 5, *, skip: int = 0) -> Chance:
     return Chance(*(_expected_jaccard(a, size, skip) for size in (1, k)))
 
 
+def side_chance(a: Attribution, b: Attribution, *, skip: int = 0) -> Tensor:
+    """The top-1 agreement, [target], of two maps that share nothing but the side they point to.
+
+    Where both point to the prefix, a token early in the output has few candidates there: two maps that lean
+    to what is near agree more often than one over all candidates, whatever they know.
+
+    Raises:
+        InputError: the maps are of other tokens.
+    """
+    _require_same_tokens(a, b)
+    source, rows = len(a.source_tokens), torch.arange(len(a.target_tokens))
+    mine, theirs = membership(a, 1, skip=skip), membership(b, 1, skip=skip)
+    by_source = mine[:, :source].sum(1) * theirs[:, :source].sum(1) / source
+    by_prefix = mine[:, source:].sum(1) * theirs[:, source:].sum(1) / (rows - skip).clamp_min(1)
+    both = defined_rows(a, 1, skip=skip) & defined_rows(b, 1, skip=skip)
+    return torch.where(both, by_source + by_prefix, torch.nan)
+
+
 def membership(a: Attribution, k: int, *, skip: int = 0) -> Tensor:
     """How far each candidate is among the k strongest of its row, float [target, source + target], 0 to 1.
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -26,7 +26,7 @@ from explain.evaluation.estimates import estimate
 from explain.evaluation.faithfulness import FaithfulnessSettings, faithfulness
 from explain.evaluation.gold import Row
 from explain.evaluation.known import Case, RowGold, known_cases
-from explain.evaluation.randomisation import randomisation
+from explain.evaluation.randomisation import randomisation, stage_names
 from explain.evaluation.result import Completeness, Evaluation, Gold, MethodEvaluation, TaskFacts
 from explain.evaluation.stability import sensitivity, stability
 from explain.files import digest_json
@@ -49,6 +49,7 @@ class EvaluationSettings:
         faithfulness_examples: of them, those whose tokens are hidden and kept.
         randomisation_examples: of them, those that are explained again on a model with shuffled weights.
         stability_examples: of them, those that are explained again with noise, and by other models.
+        cascade: `all` explains after every stage of shuffling, `ends` after the first and the last.
         seed: of every random choice.
         faithfulness: how tokens are hidden.
         policy: what a method must reach to be trusted.
@@ -58,11 +59,14 @@ class EvaluationSettings:
     faithfulness_examples: int = 16
     randomisation_examples: int = 6
     stability_examples: int = 6
+    cascade: Literal["all", "ends"] = "all"
     seed: int = 0
     faithfulness: FaithfulnessSettings = field(default_factory=FaithfulnessSettings)
     policy: CardPolicy = field(default_factory=CardPolicy)
 
     def __post_init__(self) -> None:
+        if self.cascade not in ("all", "ends"):
+            raise InputError(f"cascade is {self.cascade!r}; it is all or ends")
         for each in fields(self):
             value = getattr(self, each.name)
             if isinstance(value, int) and value < (0 if each.name == "seed" else 1):
@@ -154,8 +158,14 @@ def evaluate(
         budget=memory_budget,
     )
     steps.done(len(names))
+    stages = stage_names(model)
     shuffled = randomisation(
-        model, *first(settings.randomisation_examples), options=given, seed=seed, check=check
+        model,
+        *first(settings.randomisation_examples),
+        options=given,
+        stages=stages if settings.cascade == "all" else list(dict.fromkeys((stages[0], stages[-1]))),
+        seed=seed,
+        check=check,
     )
     steps.done(len(names))
     moved = sensitivity(model, *first(settings.stability_examples), options=given, seed=seed, check=check)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from explain.errors import InputError
 from explain.evaluation.agreement import agreement, defined_rows, same_tokens
 from explain.evaluation.estimates import Estimate, estimate
-from explain.evaluation.randomisation import copied, maps_of, pooled, require_maps
+from explain.evaluation.randomisation import ROWS, copied, maps_of, pooled, require_maps
 from explain.model import Seq2Seq
 from explain.model.families import submodule
 from explain.results import Attribution, Generation
@@ -61,6 +61,7 @@ def stability(
     others: Sequence[Seq2Seq],
     *,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    rows: int | None = ROWS,
     check: Callable[[], None] = lambda: None,
     k: int = 5,
 ) -> dict[str, Stability]:
@@ -75,33 +76,34 @@ def stability(
         originals: by method, its maps of these outputs on the model.
         others: the same training with other seeds. Their tokenizers may number tokens otherwise, but must
             cut these texts into the same ones.
-        options: by method, what `attribute` was and will be given.
-        check: called before each method on each model; what it raises ends the work.
+        options: by method, what `attribute` was and will be given, the same for every output.
+        rows: the most tokens of each output that are explained again; None is all.
+        check: called before each map; what it raises ends the work.
         k: how many strongest tokens `topk_jaccard` compares.
 
     Returns:
         By method, the agreement over all target tokens and models; nan for a method that cannot explain them.
 
     Raises:
-        InputError: a model cuts the texts into other tokens, or the maps are not of these outputs.
+        InputError: a model cuts the texts into other tokens or does not know them, or the maps are not of
+            these outputs.
     """
-    require_maps(generations, originals)
+    require_maps(generations, originals, rows)
     forced = [_forced(model, generations, other) for other in others]
     results = {}
     for method, maps in originals.items():
+        given = (options or {}).get(method, {})
         examples: list[int] = []
-        rows = []
+        found = []
         for other, outputs in zip(others, forced, strict=True):
-            check()
-            found = maps_of(other, outputs, method, (options or {}).get(method, {})).maps
-            for number, there in enumerate(found or ()):
-                examples.append(number)
-                rows.append(agreement(maps[number], there, k))
+            there = maps_of(other, outputs, method, given, rows=rows, check=check).maps or ()
+            examples += range(len(there))
+            found += [agreement(maps[number], map_, k) for number, map_ in enumerate(there)]
         results[method] = Stability(
-            pooled([row.top1 for row in rows], examples),
-            pooled([row.topk_jaccard for row in rows], examples),
-            pooled([row.weighted_tau for row in rows], examples),
-            len(others),
+            top1=pooled([each.top1 for each in found], examples),
+            topk_jaccard=pooled([each.topk_jaccard for each in found], examples),
+            weighted_tau=pooled([each.weighted_tau for each in found], examples),
+            models=len(others),
         )
     return results
 
@@ -114,6 +116,7 @@ def sensitivity(
     radius: float = 0.02,
     samples: int = 3,
     options: Mapping[str, Mapping[str, Any]] | None = None,
+    rows: int | None = ROWS,
     seed: int = 0,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Estimate]:
@@ -134,9 +137,10 @@ def sensitivity(
         originals: by method, its maps of these outputs on the model.
         radius: largest move of an embedding's entry, in standard deviations of the table.
         samples: how many δ are tried; the cost is that many times the maps'.
-        options: by method, what `attribute` was and will be given.
+        options: by method, what `attribute` was and will be given, the same for every output.
+        rows: the most tokens of each output that are explained again; None is all.
         seed: of the noise.
-        check: called before each method for each δ; what it raises ends the work.
+        check: called before each map; what it raises ends the work.
 
     Returns:
         By method, the mean over target tokens; nan where the map is 0 everywhere or the method failed.
@@ -148,7 +152,7 @@ def sensitivity(
     """
     if not radius > 0 or samples < 1:
         raise InputError(f"radius is {radius} and samples is {samples}; both must be above 0")
-    require_maps(generations, originals)
+    require_maps(generations, originals, rows)
     moved = copied(model)
     tables = _tables(moved, generations)
     clean = [table.detach().clone() for table, _ in tables]
@@ -160,13 +164,13 @@ def sensitivity(
                 noise = 2 * torch.rand(len(ids), table.shape[1], generator=dice) - 1
                 table[ids] = before[ids] + radius * before.std() * noise.to(before)
         for method, maps in originals.items():
-            check()
-            found = maps_of(moved, generations, method, (options or {}).get(method, {})).maps
+            given = (options or {}).get(method, {})
+            found = maps_of(moved, generations, method, given, rows=rows, check=check).maps
             if found is not None:
                 changes[method].append([_change(*pair) for pair in zip(maps, found, strict=True)])
     examples = range(len(generations))
     return {
-        method: pooled([torch.stack(rows).amax(0) for rows in zip(*tried, strict=True)], examples)
+        method: pooled([torch.stack(each).amax(0) for each in zip(*tried, strict=True)], examples)
         if len(tried) == samples
         else estimate([])
         for method, tried in changes.items()
@@ -177,13 +181,13 @@ def _forced(model: Seq2Seq, generations: Sequence[Generation], other: Seq2Seq) -
     """The same outputs in the ids of another model.
 
     Raises:
-        InputError: its tokenizer cuts the texts into other tokens.
+        InputError: its tokenizer cuts the texts into other tokens, or does not know a word.
     """
     if other.tokenizer.get_vocab() == model.tokenizer.get_vocab():
         return list(generations)
     # A tokenizer trained anew on another draw of the same texts numbers the same tokens otherwise.
     sources, targets = [g.source_text for g in generations], [g.target_text for g in generations]
-    forced = other.force(sources, targets, allow_unknown=True)
+    forced = other.force(sources, targets)
     for mine, theirs in zip(generations, forced, strict=True):
         if not (
             same_tokens(mine.source_tokens, theirs.source_tokens)

@@ -182,8 +182,9 @@ def check_weights(hf: PreTrainedModel, name: str) -> None:
 
 
 def config_text(hf: PreTrainedModel) -> str:
-    """The configuration as canonical JSON without what loading adds (paths, versions, implementations)."""
+    """The configuration as canonical JSON without what saving and loading add (class, paths, versions …)."""
     config = hf.config.to_dict()
-    for name in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation"):
+    added = ("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype")
+    for name in (*added, "_attn_implementation"):
         config.pop(name, None)
     return json.dumps(config, sort_keys=True, default=str)
