@@ -49,9 +49,9 @@ assert not heavy, heavy
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    for (
-        command
-    ) in "methods hook-points tasks runs doctor generate capture attribute report train demo".split():
+    for command in (
+        "methods hook-points tasks runs doctor generate capture attribute report evaluate train demo".split()
+    ):
         assert command in done.stdout
 
 
@@ -496,3 +496,56 @@ def test_every_error_class_is_one_of_ours():
     classes = [c for c in vars(errors).values() if isinstance(c, type) and issubclass(c, Exception)]
     assert len(classes) >= 14
     assert all(issubclass(c, ExplainError) for c in classes)
+
+
+def test_evaluate_writes_a_run_and_keeps_its_cards_with_the_model(cli, folder, tmp_path):
+    """A model folder gets no file; a run folder keeps the evaluation, and its maps carry the card."""
+    data, gold = tmp_path / "pairs.tsv", tmp_path / "gold.pharaoh"
+    data.write_text(f"source\ttarget\n{TEXT}\tle chat\n", encoding="utf-8")
+    gold.write_text("0-0 1-1 5?1\n", encoding="utf-8")
+    before = sorted(p.name for p in folder.iterdir())
+    common = ["--method", "occlusion", "--method", "attention", "--max-new-tokens", "6"]
+    out = tmp_path / "first"
+    status, said, err = cli("evaluate", folder, "--data", data, *common, "--alignments", gold, "--out", out)
+    assert status == 0, err
+    assert "occlusion" in said
+    assert "attention" in said
+    found = json.loads((out / "evaluation.json").read_text())
+    assert found["schema"] == "explain/evaluation@1"
+    assert found["methods"]["occlusion"]["gold"]["alignments"]["input"]["links"] > 0
+    assert "explain evaluate" in found["command"]
+    assert "explain evaluate" in (out / "evaluation.html").read_text(encoding="utf-8")
+    assert json.loads((out / "run.json").read_text())["state"] == "done"
+    assert sorted(p.name for p in folder.iterdir()) == before
+    # The same in a run folder.
+    run = tmp_path / "run"
+    shutil.copytree(folder, run / "model")
+    manifest = {**json.loads((out / "run.json").read_text()), "kind": "train", "model": "model"}
+    (run / "run.json").write_text(json.dumps(manifest))
+    status, _, err = cli("evaluate", run, "--data", data, *common, "--out", tmp_path / "second")
+    assert status == 0, err
+    assert (run / "evaluation.json").is_file()
+    status, _, err = cli(
+        "attribute", run, "--text", TEXT, "--method", "occlusion", "--out", tmp_path / "a.html"
+    )
+    assert status == 0, err
+    page = (tmp_path / "a.html").read_text(encoding="utf-8")
+    assert "random order" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--task NAME or --data FILE"),
+        (["--task", "translat"], "translate"),
+        (["--task", "translate", "--alignments", "x"], "--alignments are of the pairs"),
+        (["--data", "nowhere.tsv"], "nowhere.tsv"),
+        (["--task", "translate", "--method", "oclusion"], "occlusion"),
+    ],
+)
+def test_evaluate_refuses_what_it_cannot_do(cli, folder, tmp_path, arguments, message):
+    status, _, err = cli("evaluate", folder, *arguments, "--out", tmp_path / "out")
+    assert status == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()

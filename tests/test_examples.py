@@ -77,3 +77,11 @@ def test_there_are_six_short_examples():
     scripts = sorted(EXAMPLES.glob("*.py"))
     assert len(scripts) == 6
     assert all(len(script.read_text().splitlines()) <= 40 for script in scripts)
+
+
+def test_which_method_to_believe(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.txt").write_text(f"{TEXT}\na bird\n", encoding="utf-8")
+    said = run("which_method_to_believe.py", folder, tmp_path / "texts.txt", "occlusion", "attention")
+    assert said.startswith("1. ")
+    assert "evaluation.json" in said

@@ -31,7 +31,7 @@ class CardPolicy:
 
     precision: float = 0.9
     within: float = 0.9
-    stability: float = 0.5
+    stability: float = 0.3
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
