@@ -2,10 +2,10 @@
 
     python benchmarks/known_answers.py --runs runs --seeds 0 1 2
 
-needs a trained model for each task and seed; those that are missing are trained first (a minute or two each)
-into RUNS/known-answers/TASK-SEED, the first seed may be RUNS/TASK as `explain demo` leaves it. One process per
-core evaluates the models. The last line is one JSON object: `tasks.NAME.methods.NAME` holds the figures
-of `evaluation.json`, averaged over seeds, beside `verified_share` and `dropped_share` of the gold.
+needs a trained model for each task and seed; those that are missing are trained first (a minute or two
+each) into RUNS/known-answers/TASK-SEED; the first seed may be RUNS/TASK as `explain demo` leaves it. One
+process per core evaluates the models. The last line is one JSON object: `tasks.NAME.methods.NAME` holds the
+figures of `evaluation.json`, averaged over seeds, beside `verified_share` and `dropped_share` of the gold.
 """
 
 from __future__ import annotations

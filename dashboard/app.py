@@ -19,6 +19,7 @@ page = st.navigation(
             st.Page("routes/generate.py", title="Generate", icon=":material/edit_note:", default=True),
             st.Page("routes/attention.py", title="Attention", icon=":material/visibility:"),
             st.Page("routes/attribution.py", title="Attribution", icon=":material/format_ink_highlighter:"),
+            st.Page("routes/trust.py", title="Trust", icon=":material/verified:"),
         ],
         "Make": [st.Page("routes/train.py", title="Train", icon=":material/model_training:")],
     }

@@ -1,4 +1,4 @@
-"""What is computed once and shared by every session: models, generations, attention, attributions.
+"""What is computed once and shared by every session: models, outputs, attention, attributions, evaluations.
 
 Keys are plain values only: a model's folder and stamp, a text's JSON, names of methods. `Seq2Seq` holds its
 own lock while it runs, so sessions may share one model. A long computation asks the session whether it is
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
@@ -18,6 +19,8 @@ from streamlit.runtime.scriptrunner_utils.script_run_context import get_run_yiel
 import explain
 from dashboard.catalogue import Choice
 from dashboard.examples import Example
+from explain.errors import FileError
+from explain.evaluation import FILE, Evaluation, load_evaluation
 from explain.model import Seq2Seq
 from explain.results import Attribution, Capture, Generation
 
@@ -38,8 +41,22 @@ def model(choice: Choice) -> Seq2Seq:
 
 
 def facts(choice: Choice) -> dict[str, Any]:
-    """Size and shape of the model (see `Seq2Seq.describe`)."""
+    """Size, shape and digest of the model (see `Seq2Seq.describe`)."""
     return _facts(str(choice.folder), choice.stamp)
+
+
+def evaluation(folder: Path) -> Evaluation:
+    """The evaluation kept in a folder.
+
+    Raises:
+        FileError: it is missing, broken or of another kind.
+    """
+    path = folder / FILE
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise FileError(f"cannot read {path}: {error.strerror or error}") from None
+    return _evaluation(str(path), stat.st_mtime_ns, stat.st_size)
 
 
 def generation(choice: Choice, example: Example) -> Generation:
@@ -87,6 +104,11 @@ def _model(folder: str, stamp: str) -> Seq2Seq:
 @st.cache_data(max_entries=64, show_spinner=False)
 def _facts(folder: str, stamp: str) -> dict[str, Any]:
     return _model(folder, stamp).describe()
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _evaluation(path: str, changed: int, size: int) -> Evaluation:
+    return load_evaluation(path)
 
 
 @st.cache_resource(max_entries=256, show_spinner=False)

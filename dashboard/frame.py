@@ -35,12 +35,16 @@ def style() -> None:
     ink = PAGE["dark"] if theme() == "dark" else "#ffffff"
     st.html(
         "<style>"
-        f'[data-testid^="stBaseButton-primary"] *{{color:{ink}!important}}'
+        f'[data-testid^="stBaseButton-primary"]:not(:disabled) *{{color:{ink}!important}}'
         ".stMainBlockContainer{max-width:76rem;padding-top:3.2rem;padding-bottom:6rem}"
         "@media(max-width:640px){.stMainBlockContainer{padding-left:1rem;padding-right:1rem}"
-        '[class*="st-key-map_"]{overflow-x:auto}[class*="st-key-map_"]>*{min-width:46rem}}'
+        '[class*="st-key-map_"]{overflow-x:auto}[class*="st-key-map_"]>*{min-width:46rem}'
+        '[class*="st-key-wide_"]{overflow-x:auto}[class*="st-key-wide_"]>*{min-width:36rem}}'
         ".stMainBlockContainer h1{font-size:1.65rem;font-weight:650;padding:.2rem 0 .3rem}"
         ".stMainBlockContainer h2{font-size:1.12rem;font-weight:620;padding:.9rem 0 .1rem}"
+        '[class*="st-key-paler_"]{opacity:.62;transition:opacity .15s}'
+        '[class*="st-key-paler_"]:hover,[class*="st-key-paler_"]:focus-within{opacity:1}'
+        ".st-key-answer p{font-size:1.12rem;font-weight:560;line-height:1.5}"
         f".stMainBlockContainer hr{{border-color:{LINE[theme()]}}}"
         f'[data-testid="stCaptionContainer"],[data-testid="stCaptionContainer"] *'
         f"{{color:{MUTED[theme()]}!important;opacity:1}}"
@@ -65,6 +69,11 @@ def figure(drawn: Figure, help: str, *, key: str, alt: str, zoom: bool = False) 
     st.plotly_chart(drawn, theme=None, key=key, config=_CONFIG, alt=alt, width="stretch")
     more = " Drag over a part of the map to see it larger, with all its labels; double-click for the whole."
     st.caption(plain(help + (more if zoom else "")))
+
+
+def paler(wanted: bool, name: str) -> Any:
+    """A container whose content is drawn paler where `wanted`, until it is pointed at or focused."""
+    return st.container(key=f"{'paler' if wanted else 'full'}_{name}")
 
 
 def failed(error: ExplainError) -> None:

@@ -26,7 +26,8 @@ _HELP = {
     "sample": "Draws each token by its probability; the same seed draws the same output.",
     "given": "Scores an output that you give, as if the model had written it.",
 }
-_MULTILINGUAL = ("mbart", "m2m_100")
+MULTILINGUAL = ("mBART", "M2M100")
+"""Families whose models must be told the languages."""
 
 
 def text_form(place: Place, choice: Choice) -> None:
@@ -210,7 +211,7 @@ def _reading(choice: Choice) -> dict[str, Any]:
     if unknown:
         found["allow_unknown"] = True
     with frame.friendly():
-        if cache.facts(choice)["family"] in _MULTILINGUAL:
+        if cache.facts(choice)["family"] in MULTILINGUAL:
             left, right = st.columns(2)
             for column, name, label in (
                 (left, "source_language", "Language of the source (code)"),

@@ -50,7 +50,7 @@ def chosen(place: Place) -> Choice | None:
 
 
 def _bound(named: str | None) -> dict[str, Any]:
-    arguments = state.bind("model", step=-1, query=-1, layer=state.MEAN, head=state.MEAN)
+    arguments = state.bind("model", step=-1, query=-1, layer=state.MEAN, head=state.MEAN, card="", data="")
     st.session_state["view_model"] = named
     return arguments
 

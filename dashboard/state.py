@@ -35,6 +35,10 @@ class View:
         level: what the scores are between: `token`, `word` or `sentence`.
         options: the method's own settings as JSON, empty for the defaults.
         run: run folder shown on the training page.
+        card: method whose trust card is shown; empty for the most trusted one.
+        data: what an evaluation is to be made on (see `dashboard.evaluations.sources`); empty for the first.
+        count: how many outputs it is to explain.
+        scope: which methods it is to evaluate: `all` or `fast`.
     """
 
     model: str = ""
@@ -50,6 +54,10 @@ class View:
     level: str = "token"
     options: str = ""
     run: str = ""
+    card: str = ""
+    data: str = ""
+    count: int = 50
+    scope: str = "all"
 
 
 _DEFAULT = View()

@@ -68,6 +68,7 @@ def views(runs: Path) -> dict[str, str]:
         found[f"{name}-generate"] = "/?" + urlencode(link)
         found[f"{name}-attention"] = "/attention?" + urlencode(link)
         found[f"{name}-attribution"] = "/attribution?" + urlencode({**link, "words": 1})
+        found[f"{name}-trust"] = "/trust?" + urlencode({"model": name})
     found["empty-generate"] = "/?" + urlencode({"model": names[0]})
     found["train"] = "/train?" + urlencode({"run": names[0]})
     return found

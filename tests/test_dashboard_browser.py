@@ -18,8 +18,11 @@ from tokenizers import pre_tokenizers
 
 from dashboard import examples
 from dashboard.catalogue import Place
+from dashboard.evaluations import fast_methods
 from dashboard.examples import Example
 from tests.models import network, tokenizer
+from tests.test_dashboard import save_run
+from tests.test_dashboard_trust import keep
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -231,11 +234,70 @@ def test_pages_keep_their_view_between_them(page, server):
 
 def test_a_narrow_page_does_not_scroll_sideways(page, server):
     page.set_viewport_size({"width": 390, "height": 800})
-    for where in ("", "attention", "attribution", "train"):
+    for where in ("", "attention", "attribution", "trust", "train"):
         page.goto(link(server, where))
         page.locator("h1").wait_for()
-        if where != "train":
+        if where not in ("trust", "train"):
             page.get_by_test_id("stPlotlyChart").first.wait_for()
         page.wait_for_timeout(300)
         main = page.get_by_test_id("stMain")
         assert main.evaluate("element => element.scrollWidth - element.clientWidth") <= 1, where
+
+
+@pytest.fixture
+def checked(server) -> Iterator[str]:
+    """The name of a model with an evaluation, whose other runs the other tests do not see."""
+    before = set(server.runs.iterdir())
+    keep(save_run(server.runs, "checked"))
+    (server.runs / "words.tsv").write_text(f"source\ttarget\n{TEXT}\t\n", encoding="utf-8")
+    yield "checked"
+    for path in set(server.runs.iterdir()) - before:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def test_from_the_ranking_to_a_card_to_a_map_and_back(page, server, checked):
+    page.goto(link(server, "trust", model=checked))
+    rows = page.locator(".ranking tbody tr")
+    rows.first.wait_for()
+    assert rows.evaluate_all("all => all.map(one => one.classList.contains('off'))") == [
+        *(False, False),
+        *(True, True, True),
+    ]
+    grey, black = (rows.nth(at).evaluate("row => getComputedStyle(row).color") for at in (2, 0))
+    assert grey != black
+    rows.nth(2).get_by_role("button").press("Enter")
+    page.wait_for_url("**card=occlusion**")
+    until(page, lambda: "picked" in rows.nth(2).get_attribute("class"))
+    until(page, lambda: page.locator(".st-key-trust_card").bounding_box()["y"] < 600)
+    page.get_by_role("button", name="Explain with Occlusion").click()
+    page.wait_for_url("**/attribution?**method=occlusion**")
+    page.get_by_text("failed its checks on this model").wait_for()
+    page.mouse.move(5, 5)  # what is pointed at is not pale
+    strips_of = page.locator('[class*="st-key-paler_strips"]')
+    until(page, lambda: float(strips_of.evaluate("one => getComputedStyle(one).opacity")) < 0.9)
+    page.get_by_role("button", name="Use Attention").click()
+    page.get_by_text("Its strongest influence is one the answer needs").wait_for()
+    assert page.get_by_text("failed its checks").count() == 0
+    card = page.get_by_role("button", name="Its trust card")
+    until(page, lambda: card.count() == 1)  # what the map before left behind is gone
+    card.click()
+    page.wait_for_url("**/trust?**card=attention**")
+    page.reload()
+    until(page, lambda: "picked" in rows.first.get_attribute("class"))
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.get_by_test_id("stPlotlyChart").first.wait_for(state="attached")
+    page.wait_for_timeout(300)
+    main = page.get_by_test_id("stMain")
+    assert main.evaluate("element => element.scrollWidth - element.clientWidth") <= 1
+
+
+def test_an_evaluation_is_started_once_and_its_result_appears(page, server, checked):
+    page.goto(f"{server.url}/trust?model=tiny&scope=fast&count=1&data=file:words.tsv")
+    page.get_by_role("button", name="Evaluate", exact=True).dblclick()
+    page.get_by_text("Evaluating the methods on tiny").wait_for()
+    page.get_by_text("The ranking").wait_for(timeout=180_000)
+    assert len(list(server.runs.glob("evaluate-tiny*"))) == 1
+    until(page, lambda: page.locator(".ranking tbody tr").count() == len(fast_methods()) + 1)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Page (HTML)").click()
+    assert download.value.suggested_filename == "evaluation.html"

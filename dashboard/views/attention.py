@@ -13,7 +13,7 @@ from dashboard.components.heads import heads
 from dashboard.components.strips import Bar, Strip, strips
 from dashboard.examples import Example
 from dashboard.state import MEAN
-from dashboard.views import text_page
+from dashboard.views import text_page, trust_card
 from explain.report import plots
 from explain.report.levels import FIT_COLUMNS, FIT_ROWS
 from explain.results import Generation, Token
@@ -70,6 +70,8 @@ def _show(choice: Choice, example: Example, generation: Generation) -> None:
         **state.bind("side", shown=side),
     )
     st.caption(_SAYS[side])
+    if side != "encoder":
+        trust_card.as_explanation(*trust_card.known(choice), "attention")
     with st.spinner("Recording the attention …", show_time=True):
         looked = _looked(choice, example, generation, side)
     layer = view.layer if view.layer < len(looked.maps) else MEAN

@@ -13,7 +13,7 @@ from dashboard.catalogue import Choice
 from dashboard.components.strips import Bar, Strip, strips
 from dashboard.examples import Example
 from dashboard.labels import plain
-from dashboard.views import takeaway, text_page
+from dashboard.views import takeaway, text_page, trust_card
 from dashboard.views.method import LEVEL_NAMES, ask
 from explain.report import plots, sections
 from explain.report.facts import reading_help
@@ -34,7 +34,9 @@ def page() -> None:
 
 
 def _show(choice: Choice, example: Example, generation: Generation) -> None:
-    asked = ask()
+    kept, missing = trust_card.known(choice)
+    asked = ask(kept)
+    failed = trust_card.beside(kept, missing, asked.method.name)
     with st.spinner("Computing the scores …", show_time=True):
         tokens = cache.attribution(
             choice, example, asked.method.name, asked.objective, asked.contrast, asked.options
@@ -42,14 +44,17 @@ def _show(choice: Choice, example: Example, generation: Generation) -> None:
     found = at_level(tokens, state.current().level)
     groups = _groups(found, generation)
     at = _place_of(state.current().step, groups, generation)
-    _lit(found, generation, groups, at)
+    trust_card.notes(kept, tokens)
+    with frame.paler(failed, "strips"):
+        _lit(found, generation, groups, at)
     left, right = st.columns([3, 2], gap="large")
     with left:
         _table(found, at)
     with right:
         _evidence(found, at)
     frame.section("The whole map")
-    _map(found)
+    with frame.paler(failed, "whole"):
+        _map(found)
     frame.section("Take it with you")
     takeaway.downloads(found)
     takeaway.snippet(choice, example, asked, level=found.level)

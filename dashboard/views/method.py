@@ -8,8 +8,9 @@ from typing import Any
 import streamlit as st
 
 from dashboard import state
+from dashboard.evaluations import Kept
 from dashboard.labels import plain
-from dashboard.views import options
+from dashboard.views import options, trust_card
 from explain.attribution import OBJECTIVES, REGISTRY, Method
 from explain.attribution.registry import KINDS
 from explain.report.labels import OBJECTIVES as OBJECTIVE_NAMES
@@ -34,19 +35,20 @@ class Asked:
     options: dict[str, Any]
 
 
-def ask() -> Asked:
-    """The controls, and what they say."""
+def ask(kept: Kept | None = None) -> Asked:
+    """The controls, and what they say; methods are marked by the evaluation of the model."""
     view = state.current()
     names = by_kind()
     name = view.method if view.method in names else names[0]
     method = REGISTRY.get(name)
     with st.container(border=True):
-        one, two, three, four = st.columns([11, 6, 6, 5], vertical_alignment="bottom")
+        one, two, three, four = st.columns([14, 6, 6, 5], vertical_alignment="bottom")
         one.selectbox(
             "Method",
             names,
-            format_func=title,
-            help="Grouped by what they look at. Type a few letters to find one.",
+            format_func=lambda item: trust_card.marked(title(item), item, kept),
+            help="Grouped by what they look at. Type a few letters to find one. "
+            + ("★ is the most trusted on this model; ✗ failed its checks." if kept else ""),
             **state.bind("method", shown=name, options=""),
         )
         _objective(two, method)
@@ -59,6 +61,7 @@ def ask() -> Asked:
             **state.bind("level", shown=view.level if view.level in CHOICES else CHOICES[0]),
         )
         st.caption(plain(method.reads + (f" ({method.paper})" if method.paper else "")))
+        trust_card.reason(kept, name)
         settings = options.ask(method)
     return Asked(
         method,

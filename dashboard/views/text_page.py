@@ -31,7 +31,7 @@ def draw(
     place = current_place()
     choice = sidebar.chosen(place)
     if choice is None:
-        _no_model(place)
+        no_model(place)
         return
     if not state.current().example:
         inputs.ask_for_text(place, choice)
@@ -43,7 +43,7 @@ def draw(
             show(choice, *found)
 
 
-def _no_model(place: Place) -> None:
+def no_model(place: Place) -> None:
     """The empty state where no model is chosen or none can be."""
     if choices(place):
         frame.empty("Choose a model", "They are listed on the left, under Model.")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
-from explain.attribution import control, gradients, internals, perturbation
+from explain.attribution import consensus, control, gradients, internals, perturbation
 from explain.attribution.layout import result
 from explain.attribution.memory import DEFAULT
 from explain.attribution.objectives import (
     OBJECTIVES,
-    Foil,
+    Contrast,
     Objective,
     Positions,
     Question,
@@ -36,7 +36,13 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 REGISTRY = Registry({})
-for _method in (*gradients.METHODS, *perturbation.METHODS, *internals.METHODS, *control.METHODS):
+for _method in (
+    *gradients.METHODS,
+    *perturbation.METHODS,
+    *consensus.METHODS,
+    *internals.METHODS,
+    *control.METHODS,
+):
     REGISTRY.add(_method)
 
 
@@ -55,7 +61,7 @@ def attribute(
     *,
     method: str = "integrated_gradients",
     target: Objective = "log_prob",
-    contrast: Foil | Sequence[Foil | None] | None = None,
+    contrast: Contrast | Sequence[Contrast | None] | None = None,
     contrast_span: Span | None = None,
     contrast_input: str | Sequence[str] | None = None,
     positions: Positions = None,
@@ -74,8 +80,10 @@ def attribute(
         target: the objective: `log_prob`, `logit`, `probability`, `entropy`, `kl_divergence` (needs
             `contrast_input`), or a function of logits [..., target, vocabulary] and ids [target] that gives
             [..., target].
-        contrast: a foil; explains objective(token) - objective(foil). One token or word stands against every
-            output token, a longer text is aligned by position. A list gives each generation its own.
+        contrast: a foil; explains objective(token) - objective(foil). One token or word stands against
+            every output token, a longer text is aligned by position, and a mapping such as `{4: " la"}` gives
+            single target tokens their own foils and explains only those. A list gives each generation its
+            own.
         contrast_span: the target tokens [start, end) that the contrast stands against; nothing else is
             contrasted then.
         contrast_input: another source text; `kl_divergence` explains how far the model's distribution is from
@@ -168,7 +176,7 @@ def _name(target: Objective) -> str:
 
 def _each(given: Any, count: int, name: str) -> list[Any]:
     """One of what was given per generation."""
-    if given is None or isinstance(given, (str, int, Token, Alternative)):
+    if given is None or isinstance(given, (str, int, Token, Alternative, Mapping)):
         return [given] * count
     items = list(given) if isinstance(given, (list, tuple)) else [given] * count
     if len(items) != count:

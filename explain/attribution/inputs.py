@@ -16,6 +16,9 @@ from explain.results import Generation
 
 BASELINES = ("pad", "mean", "unk", "mask", "zero")
 
+SIDES = ("both", "source", "prefix")
+"""What moves from the baseline to the input along a path; the other side stays at the input."""
+
 
 @dataclass(frozen=True, eq=False)
 class Inputs:
@@ -36,6 +39,13 @@ class Inputs:
     source_mask: Tensor
     source_baseline: Tensor
     target_baseline: Tensor
+
+
+def stand_in(model: Seq2Seq) -> str:
+    """The baseline that says least in a token's place: the mask token where there is one, or padding."""
+    if model.tokenizer.mask_token_id is not None:
+        return "mask"
+    return "mean" if model.hf.config.pad_token_id is None else "pad"
 
 
 def baseline_embedding(model: Seq2Seq, baseline: str, target_side: bool) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -129,11 +129,14 @@ class Batch:
         return values[..., : len(self.questions[index].spans)]
 
 
-def batched(work: Work, baseline: str, size: int, *, crop: bool = True) -> list[tuple[list[int], Batch]]:
+def batched(
+    work: Work, baseline: str, size: int, *, sides: str = "both", crop: bool = True
+) -> list[tuple[list[int], Batch]]:
     """The generations in batches of like lengths, with their numbers, longest first.
 
-    Targets end where nothing that was asked for can depend on them, unless `crop` is false: methods that draw
-    random numbers would draw others.
+    Of `sides` one alone may leave the input: the other's baseline is then the input itself. Targets end where
+    nothing that was asked for can depend on them, unless `crop` is false: methods that draw random numbers
+    would draw others.
     """
     longest = [
         max((len(side) for side in sides), default=1)
@@ -144,9 +147,16 @@ def batched(work: Work, baseline: str, size: int, *, crop: bool = True) -> list[
     size = rows_within(work.budget // 4, graph_row_bytes(work.model, *longest), size)
     made = []
     for part in batches(work.generations, size):
-        inputs = [inputs_of(work.model, work.generations[i], baseline) for i in part]
+        inputs = [_moving(inputs_of(work.model, work.generations[i], baseline), sides) for i in part]
         made.append((part, _together(work.model, [work.questions[i] for i in part], inputs, crop)))
     return made
+
+
+def _moving(inputs: Inputs, sides: str) -> Inputs:
+    """Inputs whose baseline differs from them on the given side alone."""
+    if sides == "source":
+        return replace(inputs, target_baseline=inputs.target)
+    return replace(inputs, source_baseline=inputs.source) if sides == "prefix" else inputs
 
 
 def _together(model: Seq2Seq, questions: Sequence[Question], inputs: Sequence[Inputs], crop: bool) -> Batch:
@@ -171,11 +181,17 @@ def _together(model: Seq2Seq, questions: Sequence[Question], inputs: Sequence[In
 
 
 def each_batch(
-    work: Work, baseline: str, size: int, run: Callable[[Batch], Sequence[Result]], *, crop: bool = True
+    work: Work,
+    baseline: str,
+    size: int,
+    run: Callable[[Batch], Sequence[Result]],
+    *,
+    sides: str = "both",
+    crop: bool = True,
 ) -> list[Result]:
     """What `run` makes of every generation, batch by batch, in the order of the generations."""
     results: dict[int, Result] = {}
-    for numbers, batch in batched(work, baseline, size, crop=crop):
+    for numbers, batch in batched(work, baseline, size, sides=sides, crop=crop):
         work.check()
         for number, result in zip(numbers, run(batch), strict=True):
             results[number] = result

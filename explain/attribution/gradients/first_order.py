@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from explain.attribution.gradients.batch import Batch, each_batch
 from explain.attribution.gradients.captum_rows import Explainer, leaves, over_columns, seeded
 from explain.attribution.gradients.quadrature import relative_error
-from explain.attribution.inputs import BASELINES
+from explain.attribution.gradients.settings import check_sides
+from explain.attribution.inputs import BASELINES, SIDES
 from explain.attribution.registry import Method, Scores, Work
 from explain.options import choice
 
@@ -40,6 +41,7 @@ def _run(
     reduce: Callable[[Tensor], Tensor],
     *,
     baseline: str = "zero",
+    sides: str = "both",
     batch_size: int = 1,
     versions: int = 1,
     complete: bool = False,
@@ -60,7 +62,7 @@ def _run(
             made.append(result.with_values(batch.questions[b], value) if at_input else result)
         return made
 
-    return each_batch(work, baseline, batch_size, one, crop=at_input)
+    return each_batch(work, baseline, batch_size, one, sides=sides, crop=at_input)
 
 
 def _evidence(batch: Batch, found: list[tuple[Tensor, Tensor]]) -> list[dict[str, Any]]:
@@ -185,15 +187,21 @@ def _smooth_grad(work: Work, settings: SmoothGradSettings) -> list[Scores]:
 
 @dataclass(frozen=True, slots=True)
 class GradientShapSettings:
-    """`samples` points drawn between baseline and noisy input; `noise` as a share of the embeddings' own."""
+    """`samples` points drawn between baseline and noisy input; `noise` as a share of the embeddings' own.
+
+    `sides` says what lies between the two: `both`, or the `source` or the `prefix` while the other stays at
+    the input, without noise.
+    """
 
     baseline: str = choice("pad", BASELINES)
+    sides: str = choice("both", SIDES)
     samples: int = 32
     noise: float = 0.05
     seed: int = 0
 
     def __post_init__(self) -> None:
         _check_baseline(self.baseline)
+        check_sides(self.sides)
         _check_positive(samples=self.samples)
         if self.noise < 0:
             raise ValueError(f"noise={self.noise} must be at least 0")
@@ -202,7 +210,8 @@ class GradientShapSettings:
 def _gradient_shap(work: Work, settings: GradientShapSettings) -> list[Scores]:
     def explainer(batch: Batch) -> Explainer:
         deviations = tuple(
-            settings.noise * float(side.float().std()) for side in (batch.source, batch.target)
+            settings.noise * float(side.float().std()) if settings.sides in ("both", name) else 0.0
+            for name, side in (("source", batch.source), ("prefix", batch.target))
         )
 
         def explain(forward: Any, gradients: Any) -> Any:
@@ -223,6 +232,7 @@ def _gradient_shap(work: Work, settings: GradientShapSettings) -> list[Scores]:
         explainer,
         _sum,
         baseline=settings.baseline,
+        sides=settings.sides,
         versions=settings.samples,
         complete=True,
     )
@@ -230,12 +240,14 @@ def _gradient_shap(work: Work, settings: GradientShapSettings) -> list[Scores]:
 
 @dataclass(frozen=True, slots=True)
 class DeepLiftSettings:
-    """`baseline` stands for "no token"."""
+    """`baseline` stands for "no token"; `sides` is what is compared with it: `both`, `source` or `prefix`."""
 
     baseline: str = choice("pad", BASELINES)
+    sides: str = choice("both", SIDES)
 
     def __post_init__(self) -> None:
         _check_baseline(self.baseline)
+        check_sides(self.sides)
 
 
 class _Explained(nn.Module):
@@ -277,7 +289,15 @@ def _deeplift(work: Work, settings: DeepLiftSettings) -> list[Scores]:
 
         return explain
 
-    return _run(work, explainer, _sum, baseline=settings.baseline, versions=2, complete=True)
+    return _run(
+        work,
+        explainer,
+        _sum,
+        baseline=settings.baseline,
+        sides=settings.sides,
+        versions=2,
+        complete=True,
+    )
 
 
 METHODS = (

@@ -33,7 +33,11 @@ from explain.attribution.registry import Method, Scores, Work
 def integrated_gradients(work: Work, settings: PathSettings) -> list[Scores]:
     """Integrated gradients of all generations, in batches of like lengths."""
     return each_batch(
-        work, settings.baseline, settings.batch_size, lambda batch: _batch(work, settings, batch)
+        work,
+        settings.baseline,
+        settings.batch_size,
+        lambda batch: _batch(work, settings, batch),
+        sides=settings.sides,
     )
 
 

@@ -13,7 +13,7 @@ from explain.attribution.gradients.batch import Batch, Columns, chosen, each_bat
 from explain.attribution.gradients.forward_mode import forward_mode, tangent_of
 from explain.attribution.gradients.quadrature import Request, integrate
 from explain.attribution.gradients.settings import PathSettings, check_path
-from explain.attribution.inputs import BASELINES
+from explain.attribution.inputs import BASELINES, SIDES
 from explain.attribution.memory import backward_row_bytes, graph_row_bytes, in_chunks, rows_within
 from explain.attribution.registry import Method, Scores, Work
 from explain.errors import InputError
@@ -35,6 +35,7 @@ class LayerSettings:
 
     points: Points = ("encoder.embed", "decoder.embed")
     baseline: str = choice("pad", BASELINES)
+    sides: str = choice("both", SIDES)
     steps: int = 8
     max_steps: int = 256
     rows: int = 32
@@ -47,7 +48,9 @@ class LayerSettings:
     @property
     def path(self) -> PathSettings:
         """The same numbers as options of a path."""
-        return PathSettings(self.baseline, self.steps, self.max_steps, "nested", self.rows, 1)
+        return PathSettings(
+            self.baseline, self.sides, self.steps, self.max_steps, "nested", self.rows, batch_size=1
+        )
 
 
 def _points(model: Seq2Seq, settings: LayerSettings) -> list[str]:
@@ -89,7 +92,11 @@ def _run(
     """Integrate what `nodes` computes at points of the path, generation by generation."""
     names = _points(work.model, settings)
     return each_batch(
-        work, settings.baseline, 1, lambda batch: [_one(work, settings, batch, names, nodes(batch, names))]
+        work,
+        settings.baseline,
+        1,
+        lambda batch: [_one(work, settings, batch, names, nodes(batch, names))],
+        sides=settings.sides,
     )
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from explain.attribution.gradients.batch import Batch, chosen, each_batch, jacobian_rows
 from explain.attribution.gradients.quadrature import relative_error
-from explain.attribution.inputs import BASELINES
+from explain.attribution.gradients.settings import check_sides
+from explain.attribution.inputs import BASELINES, SIDES
 from explain.attribution.memory import (
     backward_row_bytes,
     forward_row_bytes,
@@ -22,7 +23,8 @@ from explain.model.families import source_embeddings, target_embeddings, vocabul
 from explain.options import choice
 
 
-def _check(baseline: str, **numbers: int) -> None:
+def _check(baseline: str, sides: str, **numbers: int) -> None:
+    check_sides(sides)
     if baseline not in BASELINES:
         raise ValueError(f"baseline {baseline!r} is not one of {', '.join(BASELINES)}")
     for name, number in numbers.items():
@@ -32,13 +34,17 @@ def _check(baseline: str, **numbers: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SequentialSettings:
-    """`baseline` replaces one token at a time; `rows` such versions go through the model at once."""
+    """`baseline` replaces one token at a time, on `sides` (`both`, `source` or `prefix`).
+
+    `rows` such versions go through the model at once.
+    """
 
     baseline: str = choice("pad", BASELINES)
+    sides: str = choice("both", SIDES)
     rows: int = 64
 
     def __post_init__(self) -> None:
-        _check(self.baseline, rows=self.rows)
+        _check(self.baseline, self.sides, rows=self.rows)
 
 
 def _sequential(work: Work, settings: SequentialSettings) -> list[Scores]:
@@ -48,7 +54,13 @@ def _sequential(work: Work, settings: SequentialSettings) -> list[Scores]:
     of (x_i - b_i) ∫ ∂f/∂x_i along it is f(x) - f(x with b_i), by the fundamental theorem of calculus: one
     forward row per token replaces steps × positions gradients.
     """
-    return each_batch(work, settings.baseline, 1, lambda batch: [_one_token_at_a_time(work, settings, batch)])
+    return each_batch(
+        work,
+        settings.baseline,
+        1,
+        lambda batch: [_one_token_at_a_time(work, settings, batch)],
+        sides=settings.sides,
+    )
 
 
 @torch.no_grad()
@@ -86,11 +98,12 @@ def _one_token_at_a_time(work: Work, settings: SequentialSettings, batch: Batch)
 class DiscretizedSettings:
     """A path of `steps` points near words, each among the `neighbors` nearest of the one before.
 
-    `baseline` is where it begins; each step is integrated in `parts`; `rows` points go through the model at
-    once.
+    `baseline` is where it begins, on `sides` (`both`, or `source` or `prefix` while the other stays as it
+    is); each step is integrated in `parts`; `rows` points go through the model at once.
     """
 
     baseline: str = choice("pad", BASELINES)
+    sides: str = choice("both", SIDES)
     steps: int = 16
     parts: int = 2
     neighbors: int = 50
@@ -98,7 +111,7 @@ class DiscretizedSettings:
 
     def __post_init__(self) -> None:
         numbers = {"steps": self.steps, "parts": self.parts, "neighbors": self.neighbors}
-        _check(self.baseline, **numbers, rows=self.rows)
+        _check(self.baseline, self.sides, **numbers, rows=self.rows)
 
 
 def _discretized(work: Work, settings: DiscretizedSettings) -> list[Scores]:
@@ -123,7 +136,7 @@ def _discretized(work: Work, settings: DiscretizedSettings) -> list[Scores]:
         ]  # each [steps · parts + 1, tokens, width]
         return [_along(work, settings, batch, paths)]
 
-    return each_batch(work, settings.baseline, 1, one)
+    return each_batch(work, settings.baseline, 1, one, sides=settings.sides)
 
 
 def word_path(start: Tensor, end: Tensor, words: Tensor, steps: int, neighbors: int) -> Tensor:

@@ -238,7 +238,8 @@ class _Graph:
     log_probs: Tensor
 
 
-def _attn_lrp(work: Work, settings: RelevanceSettings) -> list[Scores]:
+def attn_lrp(work: Work, settings: RelevanceSettings) -> list[Scores]:
+    """Relevance that arrives at the tokens of every generation."""
     results = []
     for generation, question in zip(work.generations, work.questions, strict=True):
         work.check()
@@ -357,6 +358,6 @@ METHODS = (
         "0: against; 0: nothing arrived. `conserve` departs from the paper in what becomes of the softmax's "
         "hidden bias, and a span is then not the sum of its tokens.",
         settings=RelevanceSettings,
-        run=_attn_lrp,
+        run=attn_lrp,
     ),
 )

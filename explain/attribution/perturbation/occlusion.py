@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from explain.attribution.inputs import BASELINES
-from explain.attribution.objectives import Question
-from explain.attribution.perturbation.features import SPREAD, UNITS, Features, features_of, windows_of
-from explain.attribution.perturbation.presence import HIDING, presence_of, require_rest
+from explain.attribution.perturbation.features import SPREAD, UNITS, features_of, windows_of
+from explain.attribution.perturbation.presence import (
+    ATTENTION,
+    HIDING,
+    Presence,
+    presence_of,
+    require_rest,
+)
 from explain.attribution.perturbation.settings import check_at_least, check_choice
 from explain.attribution.registry import Method, Scores, Work
 from explain.options import choice
-from explain.results import Generation
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,19 +31,27 @@ class OcclusionSettings:
     sentence is worth is divided evenly among its tokens, so that sums stay right; of windows that overlap, a
     token gets the mean, as in Captum. Special tokens are hidden, too; the decoder start is not. At most
     `rows` hidden versions go through the model at once.
+
+    `attention` is `free` to look elsewhere when something is hidden, or `held` where it looks when nothing
+    is: then what the token says is taken away, and its place in the structure of the text is not. That needs
+    a baseline in its place.
     """
 
     by: str = choice("attention", HIDING)
+    attention: str = choice("free", ATTENTION)
     unit: str = choice("token", (*UNITS, "span"))
     window: int = 1
     rows: int = 64
 
     def __post_init__(self) -> None:
         check_choice("by", self.by, HIDING)
+        check_choice("attention", self.attention, ATTENTION)
         check_choice("unit", self.unit, (*UNITS, "span"))
         check_at_least(1, window=self.window, rows=self.rows)
         if self.window > 1 and self.unit in ("word", "sentence"):
             raise ValueError(f"window={self.window} counts tokens; it does not go with unit={self.unit!r}")
+        if self.attention == "held" and self.by not in BASELINES:
+            raise ValueError(f"attention='held' needs a baseline in the token's place, not by={self.by!r}")
         if self.window < 2 and self.unit == "span":
             raise ValueError(f"unit='span' needs a window of at least 2 tokens, not window={self.window}")
 
@@ -71,7 +84,10 @@ def _occlusion(work: Work, settings: OcclusionSettings) -> list[Scores]:
         else:
             features = features_of(generation, settings.unit, special=True)
             used = {} if settings.unit == "token" else {"spread": SPREAD}
-        results.append(_leave_one_out(work, generation, question, features, settings.by, settings.rows, used))
+        hidden = presence_of(
+            work, generation, question, features, settings.by, settings.rows, settings.attention
+        )
+        results.append(leave_one_out(hidden, used))
         work.done(1)
     return results
 
@@ -81,29 +97,21 @@ def _feature_ablation(work: Work, settings: FeatureAblationSettings) -> list[Sco
     used = {} if settings.unit == "token" else {"spread": SPREAD}
     for generation, question in zip(work.generations, work.questions, strict=True):
         features = features_of(generation, settings.unit)
-        results.append(
-            _leave_one_out(work, generation, question, features, settings.baseline, settings.rows, used)
-        )
+        hidden = presence_of(work, generation, question, features, settings.baseline, settings.rows)
+        results.append(leave_one_out(hidden, used))
         work.done(1)
     return results
 
 
-def _leave_one_out(
-    work: Work,
-    generation: Generation,
-    question: Question,
-    features: Features,
-    by: str,
-    rows: int,
-    used: dict[str, Any],
-) -> Scores:
-    work.check()
-    presence = presence_of(work, generation, question, features, by, rows)
+def leave_one_out(presence: Presence, used: Mapping[str, Any] | None = None) -> Scores:
+    """What the objective loses when one feature alone is hidden."""
+    presence.work.check()
+    features, question = presence.features, presence.question
     # Nothing is spent on what comes after the last token that was asked about.
     left_out = features.relevant(question.spans).any(0).nonzero()[:, 0]
     present = torch.ones(len(left_out) + 1, len(features), dtype=torch.bool)
     present[torch.arange(len(left_out)), left_out] = False
-    require_rest(features, present, by)
+    require_rest(features, present, presence.by)
     values = presence.values(present)
     scores = torch.zeros(len(question.spans), len(features))
     scores[:, left_out] = (values[-1] - values[:-1]).T

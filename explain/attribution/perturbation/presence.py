@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,9 +18,11 @@ from explain.attribution.perturbation.features import Features
 from explain.attribution.registry import Work
 from explain.errors import InputError
 from explain.model.forward import hidden_of, logits_from_states, projection_hooked, states_of
+from explain.model.hooks import hooked
 from explain.results import Generation
 
 HIDING = ("attention", *BASELINES, "delete")
+ATTENTION = ("free", "held")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +33,9 @@ class Presence:
     or are taken out, so that what follows moves up (`by="delete"`). A decoder input is also its own query,
     which no attention mask can hide from itself, so `attention` replaces its embedding by padding's as well.
     Where the last decoder input before a token is deleted, the input that is last then predicts it.
+
+    With `held` attention every head looks where it looks when nothing is hidden: a version loses what the
+    hidden tokens say, and nothing of the structure that the others read off their places.
     """
 
     work: Work
@@ -38,6 +44,7 @@ class Presence:
     inputs: Inputs
     by: str
     rows: int
+    held: bool = False
 
     def values(self, present: Tensor) -> Tensor:
         """The explained numbers [n, rows] with the features [n, features] that are there, on the CPU."""
@@ -60,16 +67,36 @@ class Presence:
 
         Versions with the same source share one encoder row.
         """
-        device = self.work.model.device
+        device, count = self.work.model.device, len(present)
+        if self.held:  # the whole input goes along to say where to look
+            present = torch.cat([present, present.new_ones(1, present.shape[1])])
         source, target = self.features.there(present)
         first, inverse = distinct(source)
-        states, mask = self._encoded(source[first].to(device))
+        with self._looking_like("encoder", inverse[-1]):
+            states, mask = self._encoded(source[first].to(device))
         if len(first) < len(present):
             index = torch.tensor(inverse, device=device)
             states, mask = (
                 x.expand(len(present), *x.shape[1:]) if len(x) == 1 else x[index] for x in (states, mask)
             )
-        return self._decoded(states, mask, target[:, : self.question.length].to(device)).float().cpu()
+        with self._looking_like("decoder", len(present) - 1):
+            values = self._decoded(states, mask, target[:, : self.question.length].to(device))
+        return values[:count].float().cpu()
+
+    @contextmanager
+    def _looking_like(self, side: str, row: int) -> Iterator[None]:
+        """Inside, if held, all rows through one side of the model have the attention of one of them."""
+        if not self.held:
+            yield
+            return
+
+        def shared(pattern: Tensor) -> Tensor:
+            return pattern[row : row + 1].expand_as(pattern)
+
+        model = self.work.model
+        names = [name for name in model.hook_points() if name.startswith(side) and name.endswith(".pattern")]
+        with hooked(model.hf, model.family, dict.fromkeys(names, shared)):
+            yield
 
     def _encoded(self, there: Tensor) -> tuple[Tensor, Tensor]:
         """Encoder states [n, source, width] and the mask of what is to be seen of them [n, source]."""
@@ -121,16 +148,22 @@ def distinct(rows: Tensor) -> tuple[list[int], list[int]]:
 
 
 def presence_of(
-    work: Work, generation: Generation, question: Question, features: Features, by: str, rows: int
+    work: Work,
+    generation: Generation,
+    question: Question,
+    features: Features,
+    by: str,
+    rows: int,
+    attention: str = "free",
 ) -> Presence:
-    """One generation whose features can be hidden `by` one of `HIDING`.
+    """One generation whose features can be hidden `by` one of `HIDING`, with one of `ATTENTION`.
 
     Raises:
         InputError: the model has no such token.
     """
     baseline = by if by in BASELINES else "pad"
     inputs = inputs_of(work.model, generation, baseline, keep_special=False)
-    return Presence(work, question, features, inputs, by, rows)
+    return Presence(work, question, features, inputs, by, rows, attention == "held")
 
 
 def require_rest(features: Features, present: Tensor, by: str) -> None:
