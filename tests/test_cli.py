@@ -484,7 +484,7 @@ def test_ctrl_c_is_130(cli, monkeypatch):
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("explain.cli.say", interrupted)
+    monkeypatch.setattr("explain.cli.lists.say", interrupted)
     status, _, err = cli("tasks")
     assert status == 130
     assert "interrupted" in err

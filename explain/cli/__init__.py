@@ -1,0 +1,19 @@
+"""The command line: one thin function per command. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import sys
+
+from explain import terminal
+
+# Commands are listed by --help in the order of these imports.
+from explain.cli import lists, models, explanations, evaluation, training, dashboard  # isort: skip
+from explain.cli.common import app
+
+__all__ = ["app", "dashboard", "evaluation", "explanations", "lists", "main", "models", "training"]
+
+
+def main() -> None:
+    """Entry point of the `explain` command."""
+    terminal.prepare()
+    sys.exit(terminal.run(app))

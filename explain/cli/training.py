@@ -1,0 +1,69 @@
+"""Commands that make models: train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from explain import terminal
+from explain.cli.common import SourceColumn, SourceLanguage, TargetColumn, TargetLanguage, app
+from explain.terminal import say
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Run folder; it is made.")],
+    task: Annotated[str | None, typer.Option(help="See explain tasks.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="File of pairs: .tsv .csv .jsonl .parquet, also .gz.")
+    ] = None,
+    init: Annotated[str | None, typer.Option(help="Model to train further; default: from scratch.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Times to see every pair.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Pairs per step.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adam or adamw.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides weights, order and what is held out.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    validation: Annotated[str | None, typer.Option(help="File of pairs to validate on.")] = None,
+    source_column: SourceColumn = "source",
+    target_column: TargetColumn = "target",
+    family: Annotated[str | None, typer.Option(help="bart or t5, for a model from scratch.")] = None,
+    source_language: SourceLanguage = None,
+    target_language: TargetLanguage = None,
+) -> int:
+    """Train from scratch or further, on a task or on a file; the result is a run folder."""
+    from explain.training.config import TrainConfig, open_run
+
+    config = TrainConfig(
+        task=task,
+        data=data,
+        init=init,
+        steps=steps,
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        optimizer=optimizer,
+        seed=seed,
+        resume=resume,
+        validation=validation,
+        source_column=source_column,
+        target_column=target_column,
+        family=family,
+        source_language=source_language,
+        target_language=target_language,
+    )
+    run = open_run(config, out)
+    from explain.training.train import train as learn
+
+    with terminal.training_progress() as progress:
+        result = learn(config, run, progress)
+    if not result:
+        say(f"stopped; go on with: explain train --out {out} --resume")
+        return terminal.INTERRUPTED
+    shown = {name: result.get(name) for name in ("exact_match", "token_accuracy", "loss", "chrf")}
+    say("  ".join(f"{name} {value:.4g}" for name, value in shown.items() if value is not None))
+    say(f"wrote {out} ({result['steps']} steps, {result['seconds']:.0f} s, {result['examples']} examples)")
+    return terminal.DONE
