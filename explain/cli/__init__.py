@@ -7,10 +7,12 @@ import sys
 from explain import terminal
 
 # Commands are listed by --help in the order of these imports.
-from explain.cli import lists, models, explanations, evaluation, training, dashboard  # isort: skip
-from explain.cli.common import app
+from explain.cli import lists, models, explanations, evaluation, lenses, training, dashboard  # isort: skip
+from explain.cli.common import analyze, app
 
-__all__ = ["app", "dashboard", "evaluation", "explanations", "lists", "main", "models", "training"]
+app.add_typer(analyze)
+
+__all__ = ["app", "dashboard", "evaluation", "explanations", "lenses", "lists", "main", "models", "training"]
 
 
 def main() -> None:
