@@ -115,7 +115,9 @@ def evaluate(
     given = {name: dict((options or {}).get(name, {})) for name in names}
     for method in names:
         REGISTRY.get(method).options(given[method])
-    title, task, pairs = _read(data, settings, name, whole=alignments is not None)
+    title, task, pairs = read_data(
+        data, settings.examples, settings.seed, name=name, whole=alignments is not None
+    )
     alignments = None if alignments is None else alignments[: len(pairs)]
 
     def check() -> None:
@@ -224,17 +226,27 @@ def _names(methods: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys([name for name in chosen if name not in controls] + controls))
 
 
-def _read(
-    data: Data, settings: EvaluationSettings, name: str | None, *, whole: bool
+def read_data(
+    data: Data, examples: int, seed: int = 0, *, name: str | None = None, whole: bool = False
 ) -> tuple[str, Task | None, list[Pair]]:
-    """What the data are called, the task if they are one, and the pairs.
+    """What the data are called, the task if they are one, and at most so many pairs.
 
-    `whole` keeps every row of a file: gold alignments are in its order. Else a source counts once.
+    Args:
+        data: a task or its name (held-out examples are drawn), a data file, sources or pairs.
+        examples: the most pairs.
+        seed: of what a task draws.
+        name: what the data are called, where they are not a task or a file.
+        whole: keep every row of a file, because gold alignments are in its order. Else a source counts once.
+
+    Raises:
+        UnknownNameError, FileError: no such task or file.
+        EmptyTextError: the data have no rows.
+        InputError: something that is no example.
     """
     if isinstance(data, str) and data in tasks.names():
         data = tasks.get(data)
     if isinstance(data, Task):
-        drawn = data.examples("held_out", settings.examples, settings.seed)
+        drawn = data.examples("held_out", examples, seed)
         return data.name, data, [Pair(example.source, example.target) for example in drawn]
     if isinstance(data, (str, os.PathLike)):
         title, pairs = name or Path(data).name, read_table(data, need_target=False)
@@ -245,7 +257,7 @@ def _read(
         raise EmptyTextError("there is nothing to evaluate on: the data have no rows")
     if not whole:
         pairs = list({pair.source: pair for pair in pairs}.values())
-    return title, None, pairs[: settings.examples]
+    return title, None, pairs[:examples]
 
 
 def _pair(item: Any) -> Pair:

@@ -89,7 +89,7 @@ def stability(
             these outputs.
     """
     require_maps(generations, originals, rows)
-    forced = [_forced(model, generations, other) for other in others]
+    forced = [forced_on(model, generations, other) for other in others]
     results = {}
     for method, maps in originals.items():
         given = (options or {}).get(method, {})
@@ -177,8 +177,8 @@ def sensitivity(
     }
 
 
-def _forced(model: Seq2Seq, generations: Sequence[Generation], other: Seq2Seq) -> list[Generation]:
-    """The same outputs in the ids of another model.
+def forced_on(model: Seq2Seq, generations: Sequence[Generation], other: Seq2Seq) -> list[Generation]:
+    """The same outputs in the ids of another model; with the same vocabulary they are returned as they are.
 
     Raises:
         InputError: its tokenizer cuts the texts into other tokens, or does not know a word.
