@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import csv
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 
+from dashboard.components.picture import picture
 from dashboard.labels import plain
 from explain.errors import ExplainError
 from explain.report.colours import LINE, MUTED, PAGE, Theme
+from explain.report.figure_files import figure_page, figure_table
 
 if TYPE_CHECKING:
+    import pandas as pd
     from plotly.graph_objects import Figure
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -63,12 +67,77 @@ def section(title: str) -> None:
     st.header(title, anchor=False)
 
 
-def figure(drawn: Figure, help: str, *, key: str, alt: str, zoom: bool = False) -> None:
-    """A Plotly figure and one sentence on how to read it; `zoom` where it is too large to be read whole."""
+def figure(
+    drawn: Figure,
+    help: str,
+    *,
+    key: str,
+    alt: str,
+    zoom: bool = False,
+    data: pd.DataFrame | Callable[[], pd.DataFrame] | None = None,
+    python: str = "",
+) -> None:
+    """A Plotly figure, one sentence on how to read it, and beside that everything to take it away.
+
+    Every figure can be saved as a picture (PNG, SVG; drawn in the browser), as an offline page that can still
+    be zoomed (HTML) and as its numbers (CSV). Nothing of it is made before it is asked for.
+
+    Args:
+        drawn: the figure.
+        help: how to read it, in a sentence.
+        key: unique on the page; `map_` and `wide_` at its beginning let a narrow page scroll it sideways. It
+            also names the files.
+        alt: what a screen reader says in its place.
+        zoom: it is too large to be read whole, so a part can be drawn larger.
+        data: the table behind it, or a function that makes it; left out, it is read off the figure.
+        python: the lines that make the same figure with the public interface (see `dashboard.snippets`).
+    """
     drawn.update_layout(dragmode="zoom" if zoom else False, font={"family": FONT})
     st.plotly_chart(drawn, theme=None, key=key, config=_CONFIG, alt=alt, width="stretch")
     more = " Drag over a part of the map to see it larger, with all its labels; double-click for the whole."
-    st.caption(plain(help + (more if zoom else "")))
+    with st.container(horizontal=True, vertical_alignment="top", wrap=False, key=f"under_{key}"):
+        st.caption(plain(help + (more if zoom else "")), width="stretch")
+        _save(drawn, help, key, alt, data, python)
+
+
+def _save(
+    drawn: Figure,
+    help: str,
+    key: str,
+    alt: str,
+    data: pd.DataFrame | Callable[[], pd.DataFrame] | None,
+    python: str,
+) -> None:
+    """What a figure can be taken away as, tucked away until it is wanted."""
+    name = f"explain-{key.removeprefix('map_').removeprefix('wide_').replace('_', '-')}"
+
+    def page() -> str:
+        return figure_page(drawn, alt, help, python)
+
+    def table() -> str:
+        found = data() if callable(data) else figure_table(drawn) if data is None else data
+        return found.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+
+    offered: tuple[tuple[str, str, str, Callable[[], str], str], ...] = (
+        ("Page (HTML)", ".html", "text/html", page, "One offline page that can still be zoomed, about 5 MB."),
+        ("Numbers (CSV)", ".csv", "text/csv", table, "What the figure shows, as a table."),
+    )
+    with st.popover("Save", type="tertiary", icon=":material/download:", key=f"save_{key}"):
+        picture(key, name, key=f"picture_{key}")
+        for column, (label, ending, mime, make, note) in zip(st.columns(2), offered, strict=True):
+            column.download_button(
+                label,
+                data=make,
+                file_name=f"{name}{ending}",
+                mime=mime,
+                help=note,
+                on_click="ignore",
+                width="stretch",
+                key=f"file_{key}{ending}",
+            )
+        if python:
+            st.caption("The same in Python")
+            st.code(python, language="python", wrap_lines=True)
 
 
 def paler(wanted: bool, name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -54,13 +54,13 @@ def _show(choice: Choice, example: Example, generation: Generation) -> None:
         _evidence(found, at)
     frame.section("The whole map")
     with frame.paler(failed, "whole"):
-        _map(found)
+        _map(found, lambda level: takeaway.python(choice, example, asked, level=level))
     frame.section("Take it with you")
     takeaway.downloads(found)
     takeaway.snippet(choice, example, asked, level=found.level)
 
 
-def _map(found: Attribution) -> None:
+def _map(found: Attribution, python: Callable[[str], list[str]]) -> None:
     """The map, coarser where the level asked for does not fit; the reader may have that nonetheless."""
     fit = fitted(found)
     shown = fit.attribution
@@ -86,6 +86,7 @@ def _map(found: Attribution) -> None:
         key="map_attribution",
         alt=f"Heat map: scores of source and earlier output for each output {shown.level}",
         zoom=not fits(shown),
+        python="\n".join([*python(shown.level), "attribution.plot().show()"]),
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pandas as pd
 import streamlit as st
 
-from dashboard import frame, inputs, state
+from dashboard import frame, inputs, snippets, state
 from dashboard.catalogue import Choice
 from dashboard.components.strips import Bar, Strip, strips
 from dashboard.examples import Example
@@ -32,11 +33,11 @@ def page() -> None:
 
 def _show(choice: Choice, example: Example, generation: Generation) -> None:
     st.divider()
-    show(generation)
+    show(generation, snippets.written(choice, example))
 
 
-def show(generation: Generation) -> None:
-    """The output, token by token, and what the model thought of it."""
+def show(generation: Generation, python: Sequence[str]) -> None:
+    """The output, token by token, and what the model thought of it; `python` are the lines that made it."""
     steps = len(generation.target_tokens)
     step = state.current().step if 0 <= state.current().step < steps else _least_sure(generation)
     shown = [
@@ -56,12 +57,12 @@ def show(generation: Generation) -> None:
     strips(shown, key="generate_strips", theme=frame.theme(), picked=step, on_pick=_pick)
     _summary(generation)
     frame.section("What else it might have written here")
-    _alternatives(generation, step)
+    _alternatives(generation, step, python)
     if generation.beams:
         frame.section("The beams")
         _beams(generation)
     with st.expander("How sure it was, token by token"):
-        _certainty(generation)
+        _certainty(generation, python)
 
 
 def _pick(step: int | None) -> None:
@@ -103,7 +104,7 @@ def _summary(generation: Generation) -> None:
         )
 
 
-def _alternatives(generation: Generation, step: int) -> None:
+def _alternatives(generation: Generation, step: int, python: Sequence[str]) -> None:
     if step < 0:
         st.caption("The output is empty.")
         return
@@ -116,6 +117,7 @@ def _alternatives(generation: Generation, step: int) -> None:
             "tokens that are not shown.",
             key="alternatives",
             alt=f"Bars: the {kept} most likely tokens at step {step}",
+            python=snippets.drawn(python, f"alternatives_bars(generation, {step}, {kept})"),
         )
     with right:
         st.dataframe(
@@ -154,18 +156,20 @@ def _beams(generation: Generation) -> None:
     )
 
 
-def _certainty(generation: Generation) -> None:
+def _certainty(generation: Generation, python: Sequence[str]) -> None:
     frame.figure(
         plots.token_log_probs(generation, theme=frame.theme()),
         "Each bar hangs down by how unlikely the token was; 0 nats is certain, −0.7 is one in two.",
         key="log_probs",
         alt="Bars: log-probability of each output token",
+        python=snippets.drawn(python, "token_log_probs(generation)"),
     )
     frame.figure(
         plots.entropy_strip(generation, theme=frame.theme()),
         "The darker a cell, the more the model hesitated at that step; 0 nats is no doubt at all.",
         key="entropy",
         alt="Strip: entropy at each step",
+        python=snippets.drawn(python, "entropy_strip(generation)"),
     )
     st.dataframe(
         pd.DataFrame(

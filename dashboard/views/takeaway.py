@@ -9,6 +9,7 @@ from typing import Any
 
 import streamlit as st
 
+from dashboard import snippets
 from dashboard.catalogue import Choice
 from dashboard.examples import Example
 from dashboard.views.method import Asked
@@ -49,32 +50,22 @@ def _file(found: Attribution, ending: str) -> Callable[[], bytes]:
     return make
 
 
-def snippet(choice: Choice, example: Example, asked: Asked, *, level: str) -> None:
-    """Python that computes the same numbers."""
-    path = choice.run or choice.folder
-    options: dict[str, Any] = dict(example.controls)
-    if example.target is None:
-        call = _call("model.generate", [repr(example.source)], options)
-    else:
-        call = _call("model.force", [repr(example.source), repr(example.target)], options)
+def python(choice: Choice, example: Example, asked: Asked, *, level: str) -> list[str]:
+    """Lines that compute the same numbers as `attribution`."""
     settings: dict[str, Any] = {"method": asked.method.name}
     if asked.method.objective:
         settings["target"] = asked.objective
     if asked.contrast:
         settings["contrast"] = asked.contrast
-    lines = [
-        "import explain",
-        "",
-        f"model = explain.load({str(path)!r})",
-        f"generation = {call}",
-        f"attribution = {_call('model.attribute', ['generation'], settings | asked.options)}",
+    return [
+        *snippets.written(choice, example),
+        f"attribution = {snippets.call('model.attribute', ['generation'], settings | asked.options)}",
         *([f"attribution = attribution.{level}s()"] if level != "token" else []),
-        'attribution.save("attribution.html")',
     ]
+
+
+def snippet(choice: Choice, example: Example, asked: Asked, *, level: str) -> None:
+    """Python that computes the same numbers."""
+    lines = [*python(choice, example, asked, level=level), 'attribution.save("attribution.html")']
     with st.expander("The same in Python"):
         st.code("\n".join(lines), language="python", wrap_lines=True)
-
-
-def _call(name: str, positional: list[str], named: dict[str, Any]) -> str:
-    arguments = [*positional, *(f"{key}={value!r}" for key, value in named.items())]
-    return f"{name}({', '.join(arguments)})"
