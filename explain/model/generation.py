@@ -3,92 +3,19 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteriaList
 
-from explain.errors import InputError
+from explain.model.controls import Controls
 from explain.model.forward import logits_from_ids, padded, padding_id
-from explain.options import checked
+from explain.model.sampling import entropy_of
 
 KEPT_ALTERNATIVES = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Controls:
-    """How to decode. Greedy by default; `do_sample=True` draws, the same for the same seed.
-
-    `top_k=0` and `top_p=1` leave the distribution whole; `length_penalty` above 0 favours longer beams;
-    `repetition_penalty=1` is none.
-    """
-
-    num_beams: int = 1
-    do_sample: bool = False
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    length_penalty: float = 1.0
-    repetition_penalty: float = 1.0
-    no_repeat_ngram_size: int = 0
-    early_stopping: bool = False
-    max_new_tokens: int = 128
-    min_new_tokens: int = 0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        ranges: list[tuple[bool, str]] = [
-            (1 <= self.num_beams <= 1000, f"num_beams is {self.num_beams}; it must be 1 to 1000"),
-            (0.01 <= self.temperature <= 100, f"temperature is {self.temperature}; it must be 0.01 to 100"),
-            (self.top_k >= 0, f"top_k is {self.top_k}; it must be at least 0 (0: no limit)"),
-            (0 < self.top_p <= 1, f"top_p is {self.top_p}; it must be above 0 and at most 1"),
-            (
-                0.01 <= self.repetition_penalty <= 100,
-                f"repetition_penalty is {self.repetition_penalty}; it must be 0.01 to 100 (1: none)",
-            ),
-            (
-                abs(self.length_penalty) <= 100,
-                f"length_penalty is {self.length_penalty}; it must be -100 to 100",
-            ),
-            (0 <= self.seed < 2**63, f"seed is {self.seed}; it must be 0 to 2^63 - 1"),
-            (self.no_repeat_ngram_size >= 0, "no_repeat_ngram_size must be at least 0 (0: no limit)"),
-            (self.max_new_tokens >= 1, f"max_new_tokens is {self.max_new_tokens}; it must be at least 1"),
-            (0 <= self.min_new_tokens <= self.max_new_tokens, "min_new_tokens must be 0 to max_new_tokens"),
-        ]
-        for fine, message in ranges:
-            if not fine:
-                raise InputError(message)
-
-    def within(self, room: float) -> Controls:
-        """The same controls for a model with positions for `room` output tokens.
-
-        Raises:
-            InputError: `min_new_tokens` do not fit.
-        """
-        if self.min_new_tokens > room:
-            raise InputError(
-                f"min_new_tokens is {self.min_new_tokens}, but the model has positions for {int(room)}"
-            )
-        return dataclasses.replace(self, max_new_tokens=int(min(self.max_new_tokens, room)))
-
-    def to_dict(self) -> dict[str, Any]:
-        """The controls as a JSON object, with the name of the decoding."""
-        decoding = "sample" if self.do_sample else "beam" if self.num_beams > 1 else "greedy"
-        return {"decoding": decoding, **asdict(self)}
-
-
-def controls_from(options: dict[str, Any]) -> Controls:
-    """Controls from keyword arguments.
-
-    Raises:
-        UnknownNameError: there is no such control.
-        InputError: a value is out of range.
-    """
-    return checked(Controls, options, "generation control")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,20 +34,27 @@ def run_generate(
     start: int,
     forced_bos: int | None,
     stopping: StoppingCriteriaList | None = None,
+    prefix: Sequence[int] = (),
+    processors: LogitsProcessorList | None = None,
 ) -> list[Decoded]:
     """Decode a batch of source id rows with Hugging Face's `generate`.
+
+    Every output begins with the ids `prefix`. `processors` come after those that the controls ask for.
 
     Sampling decodes one source at a time, each from the same seed, so that a batch gives what single calls
     give; the process's random state is left as it was.
     """
     config = _generation_config(hf, controls, start, forced_bos)
+    if len(prefix) > (config.forced_bos_token_id is not None):
+        # It counts from where decoding begins, which is not where the output does.
+        config.begin_suppress_tokens = None
     if not controls.do_sample:
-        return _generate(hf, sources, config, stopping)
+        return _generate(hf, sources, config, stopping, prefix, processors)
     with torch.random.fork_rng():
         decoded = []
         for source in sources:
             torch.manual_seed(controls.seed)
-            decoded += _generate(hf, [source], config, stopping)
+            decoded += _generate(hf, [source], config, stopping, prefix, processors)
         return decoded
 
 
@@ -161,8 +95,11 @@ def _generate(
     sources: Sequence[Tensor],
     config: GenerationConfig,
     stopping: StoppingCriteriaList | None,
+    prefix: Sequence[int],
+    processors: LogitsProcessorList | None,
 ) -> list[Decoded]:
     ids, mask = padded(sources, padding_id(hf))
+    begun = torch.tensor([[int(config.decoder_start_token_id), *prefix]] * len(sources))  # pyright: ignore[reportArgumentType]
     own = hf.generation_config
     # What a given configuration leaves open, `generate` fills in from the model's own: saved defaults such
     # as num_beams or min_length would come back. For the call, ours is the model's own.
@@ -173,6 +110,8 @@ def _generate(
             attention_mask=mask.to(hf.device),
             generation_config=config,
             stopping_criteria=stopping,
+            logits_processor=processors,
+            **({"decoder_input_ids": begun.to(hf.device)} if prefix else {}),
         )
     finally:
         hf.generation_config = own
@@ -229,11 +168,9 @@ def scores_of(logits: Tensor, target: Tensor) -> Scores:
     log_probs = logits.detach().float().cpu().log_softmax(-1)
     chosen = log_probs.gather(1, target[:, None])  # [target, 1]
     top = log_probs.topk(min(KEPT_ALTERNATIVES, log_probs.shape[1]), dim=1)
-    # -inf · 0 is nan; a probability of 0 adds nothing to the entropy.
-    entropy = -(log_probs.exp() * log_probs).nan_to_num(0.0).sum(1)
     return Scores(
         log_probs=chosen[:, 0],
-        entropy=entropy.clamp_min(0.0),
+        entropy=entropy_of(log_probs),
         ranks=(log_probs > chosen).sum(1) + 1,
         top_ids=top.indices,
         top_log_probs=top.values,

@@ -12,12 +12,20 @@ from typing import Any, overload
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
-from explain.errors import InputError, ModelError, UnsupportedModelError
+from explain.errors import InputError, ModelError, TextTooLongError, UnsupportedModelError
 from explain.files import digest_bytes
 from explain.model import parity, text
 from explain.model.attention import PointFunction
+from explain.model.beams import Followed, tree
+from explain.model.controls import Controls, controls_from
 from explain.model.families import (
     Family,
     all_modules,
@@ -27,11 +35,11 @@ from explain.model.families import (
     max_positions,
     vocabulary_size,
 )
-from explain.model.generation import Controls, Decoded, controls_from, run_generate, score
+from explain.model.generation import Decoded, run_generate, score
 from explain.model.hooks import analysed, hook_points, hooked, select
 from explain.model.loading import check_weights, config_text, open_model
 from explain.model.recording import Progress, record
-from explain.results import Attribution, Beam, Capture, Generation, Token
+from explain.results import Attribution, Beam, BeamSearch, Capture, Generation, Token
 
 
 class Seq2Seq:
@@ -237,6 +245,136 @@ class Seq2Seq:
                     )
         return results[0] if single else results
 
+    def continue_from(
+        self,
+        source: str,
+        prefix_ids: Sequence[int] | Tensor,
+        *,
+        source_language: str | None = None,
+        target_language: str | None = None,
+        allow_unknown: bool = False,
+        should_stop: Callable[[], bool] | None = None,
+        **controls: Any,
+    ) -> Generation:
+        """Write the rest of an output whose beginning is given, as ids.
+
+        The beginning is taken as it is: output ids as in `Generation.target_ids`, without the decoder start
+        and with a language code or other first token that the model is made to write. From any beginning of
+        a greedy output the same output comes about. Its tokens are marked `forced`; one that ends in EOS is
+        only scored. The other arguments are those of `generate`; `max_new_tokens` counts what is added.
+
+        Args:
+            source: one text.
+            prefix_ids: ids of the first output tokens; empty for none.
+            source_language: for multilingual models.
+            target_language: for multilingual models.
+            allow_unknown: accept words outside the vocabulary.
+            should_stop: asked at every step; True ends decoding with what there is.
+            **controls: how to decode the rest.
+
+        Raises:
+            InputError: a text, id or control that cannot be used; an EOS before the end of the beginning.
+            TextTooLongError: the model has no position left after it.
+        """
+        return self._continued(
+            source, prefix_ids, source_language, target_language, allow_unknown, should_stop, controls
+        )[0]
+
+    def beam_search(
+        self,
+        source: str,
+        *,
+        prefix_ids: Sequence[int] | Tensor = (),
+        source_language: str | None = None,
+        target_language: str | None = None,
+        allow_unknown: bool = False,
+        should_stop: Callable[[], bool] | None = None,
+        num_beams: int = 4,
+        **controls: Any,
+    ) -> BeamSearch:
+        """Write the output of a source text by beam search and keep everything that the search followed.
+
+        The search is Hugging Face's; it is watched, not repeated: beams, ids and scores are its own. The
+        arguments are those of `continue_from`.
+
+        Raises:
+            InputError: a text, id or control that cannot be used; one beam, or sampling.
+        """
+        if controls.get("do_sample"):
+            raise InputError("a beam search that draws is not a tree; leave do_sample out")
+        if num_beams == 1:
+            raise InputError("num_beams is 1; a beam search follows at least 2")
+        controls = {"num_beams": num_beams, **controls}
+        generation, watched = self._continued(
+            source, prefix_ids, source_language, target_language, allow_unknown, should_stop, controls
+        )
+        if watched is None:  # the beginning was the whole output
+            return BeamSearch(generation, ())
+        prefix = _prefix_ids(prefix_ids)
+        returned = [beam.ids[len(prefix) :] for beam in generation.beams]
+        penalty = float(generation.settings["length_penalty"])
+        with self.lock:
+            return BeamSearch(generation, tree(watched, returned, self.tokenizer, prefix, penalty))
+
+    def _continued(
+        self,
+        source: str,
+        prefix_ids: Sequence[int] | Tensor,
+        source_language: str | None,
+        target_language: str | None,
+        allow_unknown: bool,
+        should_stop: Callable[[], bool] | None,
+        controls: Mapping[str, Any],
+    ) -> tuple[Generation, Followed | None]:
+        """The output that begins with given ids and, of a beam search, what was followed."""
+        if not isinstance(source, str):
+            raise InputError("give one source text: a beginning belongs to one output")
+        prefix, ends = _prefix_ids(prefix_ids), eos_ids(self.hf)
+        whole = bool(prefix) and prefix[-1] in ends
+        chosen = self._room_after(prefix, whole, controls_from(dict(controls)))
+        watched = None
+        with self.lock, text.languages(self.tokenizer, source_language, target_language):
+            tokens = self._source_tokens(source, allow_unknown)
+            start, forced_bos = self._output_start(target_language)
+            with analysed(self.hf), torch.no_grad():
+                if whole:
+                    decoded = [Decoded(prefix, [])]
+                else:
+                    if chosen.num_beams > 1 and not chosen.do_sample:
+                        watched = Followed(chosen.num_beams, ends, len(prefix) + 1)
+                    decoded = run_generate(
+                        self.hf,
+                        [_ids(tokens)],
+                        chosen,
+                        start=start,
+                        forced_bos=forced_bos,
+                        stopping=_stopping(should_stop),
+                        prefix=prefix,
+                        processors=None if watched is None else LogitsProcessorList([watched]),
+                    )
+                found = self._finish(
+                    [source], [tokens], decoded, chosen, start, forced_bos, prefix=len(prefix)
+                )
+        return found[0], watched
+
+    def _room_after(self, prefix: Sequence[int], whole: bool, controls: Controls) -> Controls:
+        """The controls for what fits after a given beginning, which must be one."""
+        size = vocabulary_size(self.hf)
+        for place, id_ in enumerate(prefix):
+            if not 0 <= id_ < size:
+                raise InputError(
+                    f"{id_} at place {place} of the beginning is no id; they are 0 to {size - 1}"
+                )
+            if id_ in eos_ids(self.hf) and place < len(prefix) - 1:
+                raise InputError(f"the beginning ends the output at place {place}; nothing can follow that")
+        room = self._limit - 1 - len(prefix)
+        if room < (0 if whole else 1):
+            raise TextTooLongError(
+                f"the beginning has {len(prefix)} tokens, but the model has positions for "
+                f"{int(self._limit - 1)}"
+            )
+        return controls if whole else controls.within(room)
+
     def source_ids(self, source: str, *, allow_unknown: bool = False) -> Tensor:
         """Ids [source] of a source text as the encoder reads it.
 
@@ -438,11 +576,13 @@ class Seq2Seq:
         controls: Controls,
         start: int,
         forced_bos: int | None,
+        prefix: int = 0,
     ) -> list[Generation]:
         if forced_bos is None and start == self.decoder_start_id:
             forced_bos = getattr(self.hf.generation_config, "forced_bos_token_id", None)
         forced = [
-            [place == 0 and id_ == forced_bos for place, id_ in enumerate(item.ids)] for item in decoded
+            [place < prefix or (place == 0 and id_ == forced_bos) for place, id_ in enumerate(item.ids)]
+            for item in decoded
         ]
         beams = [
             tuple(
@@ -457,7 +597,7 @@ class Seq2Seq:
             [start] * len(texts),
             [item.ids for item in decoded],
             forced,
-            settings=controls.to_dict(),
+            settings=controls.to_dict() | ({"prefix_tokens": prefix} if prefix else {}),
             beams=beams,
         )
 
@@ -535,6 +675,13 @@ def _require_batch_size(size: int) -> None:
 
 def _ids(tokens: Sequence[Token]) -> Tensor:
     return torch.tensor([token.id for token in tokens])
+
+
+def _prefix_ids(given: Sequence[int] | Tensor) -> list[int]:
+    values = given.tolist() if isinstance(given, Tensor) else list(given)
+    if not all(isinstance(value, int) and not isinstance(value, bool) for value in values):
+        raise InputError("the beginning of an output is a list of token ids")
+    return values
 
 
 def _then(first: PointFunction | None, second: PointFunction) -> PointFunction:

@@ -1,6 +1,7 @@
 """What the toolkit hands back: frozen results with named dimensions that can be saved and read again."""
 
 from explain.results.attribution import Attribution, load_attribution
+from explain.results.beams import BeamNode, BeamSearch
 from explain.results.capture import Capture, load_capture
 from explain.results.generation import Alternative, Beam, Generation
 from explain.results.grouping import LEVELS, REDUCTIONS
@@ -13,6 +14,8 @@ __all__ = [
     "Alternative",
     "Attribution",
     "Beam",
+    "BeamNode",
+    "BeamSearch",
     "Capture",
     "Generation",
     "Token",
