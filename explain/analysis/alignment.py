@@ -155,7 +155,7 @@ def word_alignment(
     source, source_words = _words(generation.source_tokens, generation.source_text)
     target, target_words = _words(generation.target_tokens, generation.target_text)
     by_source = torch.stack([pattern[:, group].sum(1) for group in source], 1)
-    matrix = torch.stack([by_source[group].mean(0) for group in target])
+    matrix = torch.stack([by_source[group].nanmean(0) for group in target])
     return WordAlignment(
         source_words=source_words,
         target_words=target_words,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -50,6 +50,11 @@ class Head:
         return self.block.split(".")[2]
 
     @property
+    def name(self) -> str:
+        """The head in words: `decoder.1.cross head 0`."""
+        return f"{self.block} head {self.index}"
+
+    @property
     def place(self) -> dict[str, Any]:
         """The columns that say which head a row of a table is about."""
         return {
@@ -59,6 +64,26 @@ class Head:
             "kind": self.kind,
             "head": self.index,
         }
+
+
+class _OfHead(Protocol):
+    @property
+    def head(self) -> Head: ...
+
+
+Row = TypeVar("Row", bound=_OfHead)
+
+
+def of_head(rows: Sequence[Row], head: Head) -> Row:
+    """The row that is about a head.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    for row in rows:
+        if row.head == head:
+            return row
+    raise UnknownNameError("head", head.name, [row.head.name for row in rows])
 
 
 def attention_blocks(model: Seq2Seq) -> list[str]:
@@ -153,10 +178,7 @@ class HeadStatistics:
     model_digest: str = ""
 
     def __getitem__(self, head: Head) -> HeadRow:
-        for row in self.rows:
-            if row.head == head:
-                return row
-        raise UnknownNameError("head", f"{head.block} {head.index}", {row.head.block for row in self.rows})
+        return of_head(self.rows, head)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per head; columns `block`, `side`, `layer`, `kind`, `head`, `tokens` and the figures."""
@@ -401,9 +423,11 @@ def _cross_view(
     special, real_keys = _marked([g.source_tokens for g in chosen])
     _, real = _marked([g.target_tokens for g in chosen])
     source, target = real_keys.sum(1), real.sum(1)  # lengths, [batch]
-    query, key = torch.arange(real.shape[1]) + 0.5, torch.arange(special.shape[1]) + 0.5
-    at_query, at_key = query / target[:, None], key / source[:, None]  # relative places, [batch, position]
-    same_place = (at_query * source[:, None]).floor()  # [batch, query]
+    query, key = torch.arange(real.shape[1]), torch.arange(special.shape[1])
+    # Relative places, [batch, position].
+    at_query, at_key = (query + 0.5) / target[:, None], (key + 0.5) / source[:, None]
+    # In whole numbers: a rounded product could fall short of the next place.
+    same_place = (2 * query + 1) * source[:, None] // (2 * target[:, None])  # [batch, query]
     copied = torch.zeros(len(chosen), len(query), len(key), dtype=torch.bool)
     aligned = torch.zeros_like(copied)
     for row, (generation, known) in enumerate(zip(chosen, gold, strict=True)):
@@ -414,7 +438,7 @@ def _cross_view(
                 aligned[row, step, i] = True
     weights = {
         "distance": ((at_query[:, :, None] - at_key[:, None]).abs(), real),
-        "diagonal": ((same_place[:, :, None] == key.floor()).float(), real),
+        "diagonal": ((same_place[:, :, None] == key).float(), real),
         "special": (special.float()[:, None].expand(-1, len(query), -1), real),
         "copy": (copied.float(), copied.any(-1)),
     }

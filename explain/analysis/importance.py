@@ -1,7 +1,8 @@
-"""How much outputs depend on each attention head, to first order: the gradient at a gate on the head."""
+"""How much outputs depend on each attention head: the gradient at a gate on it, and its ablation."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from explain.analysis.heads import Head, attention_blocks
+from explain.analysis.ablation import ablate
+from explain.analysis.heads import Head, attention_blocks, of_head
 from explain.analysis.inputs import Progress, require_batch_size, require_same_vocabulary
 from explain.attribution.memory import DEFAULT, graph_row_bytes, rows_within
 from explain.attribution.objectives import Contrast, Objective, Question, question
@@ -26,13 +28,13 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class HeadGradient:
-    """How one head's gate bears on the objective.
+class HeadWeight:
+    """How much the objective depends on one head.
 
     Attributes:
         head: which head.
-        importance: mean over outputs of |∂f/∂gate|, in units of the objective; 0: to first order nothing
-            changes when the head is turned down.
+        importance: mean over outputs of |change of f|, in units of the objective; 0: nothing changes without
+            the head, or by gradient, to first order, when it is turned down.
         signed: the same with its sign; above 0: the head speaks for the outputs.
         relative: importance over the root of the sum of squares of all heads in the block's layer and kind,
             0 to 1 (Michel et al. 2019 prune by this); 0 in a block where no head matters.
@@ -46,21 +48,26 @@ class HeadGradient:
 
 @dataclass(frozen=True, slots=True)
 class HeadImportance:
-    """Gradient importance of every head of a model over some outputs.
+    """Importance of every head of a model over some outputs.
 
     Attributes:
         rows: one per head, in the order of computation.
+        by: `gradient` or `ablation`.
         generations: how many outputs.
         objective: what f is, on average over an output's tokens.
         units: what an importance of 1 is worth.
         model_digest: of the model that was looked at.
     """
 
-    rows: tuple[HeadGradient, ...]
+    rows: tuple[HeadWeight, ...]
+    by: str
     generations: int
     objective: str
     units: str
     model_digest: str = ""
+
+    def __getitem__(self, head: Head) -> HeadWeight:
+        return of_head(self.rows, head)
 
     def to_frame(self) -> pd.DataFrame:
         """One row per head: `block`, `side`, `layer`, `kind`, `head`, `importance`, `signed`, `relative`."""
@@ -80,7 +87,7 @@ class HeadImportance:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> HeadImportance:
         """Read a result back from its JSON object."""
-        rows = tuple(HeadGradient(**{**row, "head": Head(**row["head"])}) for row in data["rows"])
+        rows = tuple(HeadWeight(**{**row, "head": Head(**row["head"])}) for row in data["rows"])
         return cls(**{**data, "rows": rows})
 
 
@@ -105,19 +112,16 @@ def head_importance(
         model: an opened model.
         generations: one output, or a list.
         objective: a name such as `log_prob`, or a function, as for `attribute`.
-        contrast: a foil, as for `attribute`: f is then objective(token) − objective(foil), over the tokens
-            that the foil stands against.
+        contrast: a foil, as for `attribute`: f is then objective(token) − objective(foil), and 0 at tokens
+            that have nothing to contrast; with foils by position only those tokens count.
         batch_size: outputs per backward pass at most; it does not change the result.
         progress: called with (done, all) after every batch.
 
     Raises:
         UnknownNameError, InputError: an objective or contrast that cannot be used, or no outputs.
     """
-    several = as_list(generations)
+    several = _several(model, generations)
     require_batch_size(batch_size)
-    require_same_vocabulary(model, several)
-    if not several:
-        raise InputError("head importance needs at least one output")
     questions = [question(model, item, objective, contrast) for item in several]
     model.require_parity()
     longest = (max(len(g.source_tokens) for g in several), max(len(g.target_tokens) for g in several))
@@ -140,11 +144,95 @@ def head_importance(
         digest = model.digest
     return HeadImportance(
         rows=tuple(row for b in blocks for row in _rows(b, absolute[b], signed[b], len(several))),
+        by="gradient",
         generations=len(several),
         objective=questions[0].objective,
         units=questions[0].units,
         model_digest=digest,
     )
+
+
+def head_ablation(
+    model: Seq2Seq,
+    generations: Generation | Sequence[Generation],
+    objective: Objective = "log_prob",
+    contrast: Contrast | None = None,
+    *,
+    how: str = "zero",
+    reference: Sequence[Generation] = (),
+    progress: Progress | None = None,
+) -> HeadImportance:
+    """Mean |f − f without the head| of every attention head, each silenced by itself; see `ablate`.
+
+    It is exact where `head_importance` is of first order, and costs a row of the decoder for each head and
+    output. It, too, is blind to a head that others make up for.
+
+    Args:
+        model: an opened model.
+        generations: one output, or a list.
+        objective: as for `head_importance`; f is its mean over an output's tokens.
+        contrast: as for `head_importance`.
+        how: what stands in the head's place: `zero`, `mean` or `resample`.
+        reference: other outputs, for `mean` and `resample`.
+        progress: called with (done, all) after every output.
+
+    Raises:
+        UnknownNameError, InputError: an objective, contrast or replacement that cannot be used; no outputs.
+    """
+    several = _several(model, generations)
+    blocks = attention_blocks(model)
+    absolute: dict[str, Tensor] = {}
+    signed: dict[str, Tensor] = {}
+    found = None
+    for done, generation in enumerate(several, start=1):
+        found = ablate(
+            model, generation, "heads", how, reference=reference, objective=objective, contrast=contrast
+        )
+        lost: dict[str, list[float]] = {}
+        for site, change in zip(found.parts, found.effect.double().mean(1).tolist(), strict=True):
+            lost.setdefault(site.points[0].removesuffix(".z"), []).append(change)
+        for block, changes in lost.items():  # by head, in order
+            change = torch.tensor(changes, dtype=torch.float64)
+            absolute[block] = absolute.get(block, torch.zeros(())) + change.abs()
+            signed[block] = signed.get(block, torch.zeros(())) + change
+        if progress is not None:
+            progress(done, len(several))
+    assert found is not None
+    return HeadImportance(
+        rows=tuple(row for b in blocks for row in _rows(b, absolute[b], signed[b], len(several))),
+        by="ablation",
+        generations=len(several),
+        objective=found.objective,
+        units=found.units,
+        model_digest=found.model_digest,
+    )
+
+
+def rank_correlation(one: HeadImportance, other: HeadImportance) -> float:
+    """Spearman's ρ between two importances of the same heads: 1 the same order, 0 none, −1 the reverse.
+
+    nan where one of them is the same for all heads.
+
+    Raises:
+        InputError: they are not about the same heads.
+    """
+    if [row.head for row in one.rows] != [row.head for row in other.rows]:
+        raise InputError("the two importances are about different heads; compare two of the same model")
+    first, second = ([row.importance for row in item.rows] for item in (one, other))
+    if min(len(set(first)), len(set(second))) < 2:
+        return math.nan
+    from scipy.stats import spearmanr
+
+    found: Any = spearmanr(first, second)
+    return float(found.statistic)
+
+
+def _several(model: Seq2Seq, generations: Generation | Sequence[Generation]) -> list[Generation]:
+    several = as_list(generations)
+    require_same_vocabulary(model, several)
+    if not several:
+        raise InputError("head importance needs at least one output")
+    return several
 
 
 def gate_gradients(
@@ -188,9 +276,9 @@ def gate_gradients(
     }
 
 
-def _rows(block: str, absolute: Tensor, signed: Tensor, count: int) -> list[HeadGradient]:
+def _rows(block: str, absolute: Tensor, signed: Tensor, count: int) -> list[HeadWeight]:
     length = float(absolute.norm())
     return [
-        HeadGradient(Head(block, i), a / count, s / count, a / length if length else 0.0)
+        HeadWeight(Head(block, i), a / count, s / count, a / length if length else 0.0)
         for i, (a, s) in enumerate(zip(absolute.tolist(), signed.tolist(), strict=True))
     ]

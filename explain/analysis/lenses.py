@@ -351,9 +351,10 @@ def _read(logits: Tensor, final: Tensor, ids: Tensor, top: int) -> tuple[Tensor,
     chosen = log_probs.gather(1, ids)  # [target, 1 + watched]
     ranks = torch.stack([(log_probs >= column[:, None]).sum(1) for column in chosen.T], 1)
     best = log_probs.topk(top, dim=1)
+    entropy = torch.special.entr(log_probs.exp()).sum(1)
     # A probability of 0 adds nothing, but -inf · 0 is nan.
-    entropy = -(log_probs.exp() * log_probs).nan_to_num(0.0).sum(1)
-    kl = (final.exp() * (final - log_probs)).nan_to_num(0.0).sum(1)
+    share = final.exp()
+    kl = torch.where(share > 0, share * (final - log_probs), 0).sum(1)
     return ranks, chosen, entropy.clamp_min(0), kl.clamp_min(0), best.indices, best.values
 
 
