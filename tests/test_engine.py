@@ -516,7 +516,9 @@ def test_the_source_share_is_that_of_the_map_without_a_map(model, by):
             total[done], (att.value - att.baseline_value)[done], atol=3e-3 * size, rtol=3e-3
         )
         assert share.share.shape == (len(generation.target_tokens),)
-        assert float(share.share[0]) == pytest.approx(1)  # nothing was written before the first token
+        # Nothing was written before the first token; what is left are differences of float32 sums, whose last
+        # bits differ from processor to processor.
+        assert float(share.share[0]) == pytest.approx(1, abs=1e-4)
     assert finished > 0
     alone = explain.source_share(model, texts[1], **options)
     torch.testing.assert_close(alone.source, shares[1].source, atol=3e-3, rtol=3e-3)
