@@ -1,28 +1,81 @@
 """The analysis room: what the inside of a model does, by looking at it and by changing it."""
 
-from explain.analysis.ablation import Ablation, ablate
+from explain.analysis.ablation import Ablation, MeanAblation, ablate, mean_ablation
+from explain.analysis.alignment import WordAlignment, word_alignment
+from explain.analysis.contributions import Component, Contributions, TokenScore, contributions
 from explain.analysis.edits import Edit, values_under
-from explain.analysis.effects import Site
+from explain.analysis.effects import Site, site_named
+from explain.analysis.heads import (
+    Head,
+    HeadRole,
+    HeadRoles,
+    HeadRow,
+    HeadStatistics,
+    RoleRules,
+    head_roles,
+    head_statistics,
+)
+from explain.analysis.importance import (
+    HeadImportance,
+    HeadWeight,
+    head_ablation,
+    head_importance,
+    rank_correlation,
+)
 from explain.analysis.knockout import Hidden, Knockout, knockout, knockout_sweep
+from explain.analysis.lenses import Lens, Watched, decoder_lens, logit_lens
 from explain.analysis.patching import Disagreement, Patching, attribution_patching, disagreement, patch
 from explain.analysis.redecode import Change, Redecoded, redecode
+from explain.analysis.similarity import Similarity, cka, similarity
+from explain.analysis.survey import HeadSurvey, survey_heads
 
 __all__ = [
     "Ablation",
     "Change",
+    "Component",
+    "Contributions",
     "Disagreement",
     "Edit",
+    "Head",
+    "HeadImportance",
+    "HeadRole",
+    "HeadRoles",
+    "HeadRow",
+    "HeadStatistics",
+    "HeadSurvey",
+    "HeadWeight",
     "Hidden",
     "Knockout",
+    "Lens",
+    "MeanAblation",
     "Patching",
     "Redecoded",
+    "RoleRules",
+    "Similarity",
     "Site",
+    "TokenScore",
+    "Watched",
+    "WordAlignment",
     "ablate",
     "attribution_patching",
+    "cka",
+    "contributions",
+    "decoder_lens",
     "disagreement",
+    "head_ablation",
+    "head_importance",
+    "head_roles",
+    "head_statistics",
     "knockout",
     "knockout_sweep",
+    "logit_lens",
+    "mean_ablation",
     "patch",
+    "rank_correlation",
     "redecode",
+    "similarity",
+    "site_named",
+    "survey_heads",
     "values_under",
+    "word_alignment",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -16,9 +17,10 @@ from explain.attribution.passes import values_from_states
 from explain.attribution.registry import Cancelled
 from explain.errors import InputError, UnknownNameError
 from explain.model import Seq2Seq
-from explain.model.attention import PointFunction
+from explain.model.attention import PointFunction, Tap, tapped
+from explain.model.families import Side, layers
 from explain.model.forward import batches, source_embeddings, states_of, target_embeddings
-from explain.model.hooks import analysed, hooked
+from explain.model.hooks import analysed, growing, hooked
 from explain.model.recording import passes
 from explain.results import Generation
 
@@ -81,8 +83,8 @@ def values_under(
 ) -> Tensor:
     """The explained numbers of every version: float [versions, rows of the question], on the CPU.
 
-    Versions are rows of one batch, and each is what `model.intervene` with its edits alone would give. Those
-    that leave the encoder alone share one encoder row.
+    Versions are rows of one batch, and each is what `model.intervene` with its edits alone would give. A row
+    takes part only from the layer of its first edit, and those that leave the encoder alone share its states.
 
     Raises:
         UnknownNameError: no such hook point.
@@ -105,7 +107,8 @@ def values_under(
     size = -(
         -len(versions) // -(-len(versions) // most)
     )  # chunks of one size: a last one of few rows is slow
-    with model.lock, analysed(model.hf):
+    # Plain attention throughout: fused attention rounds otherwise, and versions are compared.
+    with model.lock, analysed(model.hf), tapped(model.hf, Tap({}, {})):
         opened = _Input(model, generation, question)
 
         def run(part: slice) -> Tensor:
@@ -136,7 +139,10 @@ def recorded(
 
 
 class _Input:
-    """One input whose versions go through the model; its own encoder states are computed once."""
+    """One input whose versions go through the model; its own encoder states are computed once.
+
+    A version has a row only from the layer of its first edit: up to there it is row 0, the unchanged input.
+    """
 
     def __init__(self, model: Seq2Seq, generation: Generation, question: Question):
         hf, family, device = model.hf, model.family, model.device
@@ -149,39 +155,100 @@ class _Input:
 
     def values(self, versions: Sequence[Version]) -> Tensor:
         """The explained numbers [versions, rows] of versions that go through the model at once."""
-        model, count = self.model, len(versions)
-        states = self._states([[e for e in edits if _in_encoder(e)] for edits in versions])
-        functions = functions_of([[e for e in edits if not _in_encoder(e)] for edits in versions])
-        with hooked(model.hf, model.family, functions):
-            target, mask = self.target.expand(count, -1, -1), self.mask.expand(count, -1)
-            return values_from_states(model, self.question, states, target, mask)
+        decoder = [[edit for edit in edits if not _in_encoder(edit)] for edits in versions]
+        own = {number for number, edits in enumerate(versions) if any(_changes_source(e) for e in edits)}
+        rows = _Rows.of(self.model, "decoder", decoder, from_start=own)
+        states = self._states(versions, own, rows)
+        with rows.joining(self.model):
+            values = values_from_states(self.model, self.question, states, self.target, self.mask)
+        return values[rows.row]
 
-    def _states(self, versions: Sequence[Version]) -> Tensor:
-        """Encoder states [versions, source, width]."""
-        own = [number for number, edits in enumerate(versions) if edits]
+    def _states(self, versions: Sequence[Version], own: Set[int], rows: _Rows) -> Tensor:
+        """Encoder states of the decoder's rows: one row for all, or [rows, source, width]."""
+        encoder = [[edit for edit in versions[number] if _in_encoder(edit)] for number in sorted(own)]
+        if self.unchanged is None or any(encoder):
+            joining = _Rows.of(self.model, "encoder", encoder)
+            with joining.joining(self.model):
+                found = states_of(self.model.hf, self.model.family, self.source, self.mask)
+            self.unchanged = found[:1]
+            changed = found[joining.row]
+        else:
+            changed = self.unchanged.expand(len(own), -1, -1)
         if not own:
-            return self._unchanged().expand(len(versions), -1, -1)
-        functions = functions_of([versions[number] for number in own])
-        with hooked(self.model.hf, self.model.family, functions):
-            changed = self._encoded(len(own))
-        if len(own) == len(versions):
-            return changed
-        states = self._unchanged().repeat(len(versions), 1, 1)
-        states[own] = changed
+            return self.unchanged
+        states = self.unchanged.repeat(1 + len(rows.order), 1, 1)
+        states[[rows.row[number] for number in sorted(own)]] = changed
         return states
 
-    def _unchanged(self) -> Tensor:
-        if self.unchanged is None:
-            self.unchanged = self._encoded(1)
-        return self.unchanged
 
-    def _encoded(self, count: int) -> Tensor:
-        source, mask = self.source.expand(count, -1, -1), self.mask.expand(count, -1)
-        return states_of(self.model.hf, self.model.family, source, mask)
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """How versions take part in the batch of one stack; row 0 is the unchanged input.
+
+    Attributes:
+        side: encoder or decoder.
+        versions: their edits in this stack.
+        order: the versions that have a row of their own, in the order in which they join.
+        row: of each version.
+        joined: rows before and after each layer, as for `growing`.
+    """
+
+    side: str
+    versions: Sequence[Version]
+    order: Sequence[int]
+    row: Sequence[int]
+    joined: Sequence[int]
+
+    @classmethod
+    def of(
+        cls, model: Seq2Seq, side: str, versions: Sequence[Version], from_start: Set[int] = frozenset()
+    ) -> _Rows:
+        """The rows of versions; those `from_start` go through all layers whatever is edited."""
+        ends = 2 * len(layers(model.hf, _stack(model, side)))
+        first = {
+            number: 0 if number in from_start else min(_first(edit, ends) for edit in edits)
+            for number, edits in enumerate(versions)
+            if edits or number in from_start
+        }
+        order = sorted(first, key=first.__getitem__)
+        row = dict(zip(order, range(1, len(order) + 1), strict=True))
+        return cls(
+            side=side,
+            versions=versions,
+            order=order,
+            row=[row.get(number, 0) for number in range(len(versions))],
+            joined=[1 + sum(place <= end for place in first.values()) for end in range(ends)],
+        )
+
+    @contextmanager
+    def joining(self, model: Seq2Seq) -> Iterator[None]:
+        """Make the edits in a batch that has one row at first."""
+        functions = functions_of([(), *(self.versions[number] for number in self.order)])
+        stack = _stack(model, self.side)
+        with growing(model.hf, stack, self.joined), hooked(model.hf, model.family, functions):
+            yield
+
+
+def _stack(model: Seq2Seq, side: str) -> Side:
+    return model.family.encoder if side == "encoder" else model.family.decoder
 
 
 def _in_encoder(edit: Edit) -> bool:
     return edit.point.startswith("encoder.")
+
+
+def _changes_source(edit: Edit) -> bool:
+    """An edit of what the decoder reads of the source."""
+    return _in_encoder(edit) or edit.point.endswith(("cross.k", "cross.v"))
+
+
+def _first(edit: Edit, ends: int) -> int:
+    """Where the batch must have the row of an edit: 2i is before layer i of its stack and 2i + 1 after it."""
+    _, _, rest = edit.point.partition(".")
+    layer, _, point = rest.partition(".")
+    if not layer.isdigit():  # the embeddings, or logits
+        return 0 if layer == "embed" else ends - 1
+    return 2 * int(layer) + (point == "residual")
 
 
 # ---- edits as functions at hook points -------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -16,6 +16,7 @@ from explain.attribution.objectives import Contrast, Question, Span, contrast_te
 from explain.errors import InputError
 from explain.model import Seq2Seq
 from explain.model.attention import POINTS
+from explain.model.hooks import select
 from explain.results import Generation, Token
 from explain.results.tokens import merge_tokens
 
@@ -137,6 +138,72 @@ def whole_layers(sites: Sequence[Site]) -> list[Site]:
     ]
 
 
+def site_named(model: Seq2Seq, text: str) -> Site:
+    """A place by its name: a hook point or glob, then axes and numbers: `decoder.1.cross.z head 0`.
+
+    A block stands for what is usually silenced there: `decoder.1.cross head 0` is what the head reads (z),
+    `decoder.1.cross` what the block adds (out), `decoder.1.mlp neuron 7` a hidden number, and `decoder.1` all
+    that the layer adds.
+
+    Raises:
+        InputError: not written like this, or an axis that the hook point does not have.
+        UnknownNameError: no such hook point.
+    """
+    point, *rest = text.split() or [""]
+    axes = dict(zip(rest[::2], rest[1::2], strict=False))
+    good = len(rest) == 2 * len(axes) and all(axis in AXES[1:] and axes[axis].isdecimal() for axis in axes)
+    if not point or not good:
+        raise InputError(
+            f"{text!r} names no place; write a hook point, then head, position or neuron with a number, such "
+            "as 'decoder.1.cross head 0'"
+        )
+    names = select(_usual(point, axes), model.hook_points())
+    for name in names:
+        missing = [axis for axis in axes if axis not in axes_of(name)]
+        if missing:
+            raise InputError(f"{name} has no {missing[0]}; it has {' and '.join(axes_of(name))}")
+    kinds = dict.fromkeys(_kind(name) for name in names)
+    kind, layer = next(iter(kinds)) if len(kinds) == 1 else (point, None)
+    numbers = {axis: int(axes[axis]) if axis in axes else None for axis in AXES[1:]}
+    return Site(kind, layer, **numbers, points=tuple(names))
+
+
+def _usual(point: str, axes: Collection[str]) -> list[str]:
+    """The hook points that a block or a layer stands for."""
+    last = point.rpartition(".")[2]
+    if last in ("self", "cross"):
+        return [f"{point}.{'z' if 'head' in axes else 'out'}"]
+    if last == "mlp":
+        return [f"{point}.{'hidden' if 'neuron' in axes else 'out'}"]
+    if point.count(".") == 1 and (last.isdecimal() or last == "*"):
+        return [f"{point}.*.out"]
+    return [point]
+
+
+def grid_of(parts: Sequence[Site], effect: Tensor, point: str) -> Tensor:
+    """Effects [parts, …] at one kind of hook point as [layer, head, position, neuron, …].
+
+    Axes that were not told apart have length 1; nan where there is no such place.
+
+    Raises:
+        InputError: nothing was changed there.
+    """
+    chosen = [number for number, site in enumerate(parts) if site.point == point]
+    if not chosen:
+        known = dict.fromkeys(site.point for site in parts)
+        raise InputError(f"nothing was changed at {point}; there are {', '.join(known)}")
+    # Layers may begin anywhere; the other axes are counted from 0.
+    layers = sorted({parts[number].layer or 0 for number in chosen})
+    cells = [
+        (layers.index(site.layer or 0), site.head or 0, site.position or 0, site.neuron or 0)
+        for site in (parts[number] for number in chosen)
+    ]
+    sizes = [max(axis) + 1 for axis in zip(*cells, strict=True)]
+    grid = torch.full((*sizes, *effect.shape[1:]), torch.nan)
+    grid[tuple(torch.tensor(axis) for axis in zip(*cells, strict=True))] = effect[chosen]
+    return grid
+
+
 def _kind(name: str) -> tuple[str, int | None]:
     """A hook point with its layer left open, and the layer."""
     parts = name.split(".")
@@ -210,7 +277,10 @@ class Effects(Generic[P]):
 
     def top(self, k: int = 5, row: int | None = None) -> list[tuple[P, float]]:
         """The k parts with the largest magnitude, in one row or summed over rows; undefined ones never."""
-        found = self.effect.nansum(1) if row is None else self.effect[:, row]
+        # A part that is undefined in every row stays undefined.
+        undefined = self.effect.isnan().all(1)
+        whole = torch.where(undefined, torch.nan, self.effect.nansum(1))
+        found = whole if row is None else self.effect[:, row]
         pairs = [(part, x) for part, x in zip(self.parts, found.tolist(), strict=True) if not math.isnan(x)]
         return sorted(pairs, key=lambda pair: -abs(pair[1]))[:k]
 
@@ -231,7 +301,7 @@ class Effects(Generic[P]):
             for number in range(len(self.parts))
             for row, (start, end) in enumerate(self.spans)
         )
-        whole = [axis for axis in AXES if axis in frame]
+        whole = [column for column in (*AXES, "index") if column in frame]
         return frame.astype(dict.fromkeys(whole, "Int64"))
 
     def _columns(self, number: int) -> dict[str, Any]:
@@ -294,20 +364,7 @@ class SiteEffects(Effects[Site]):
         Raises:
             InputError: nothing was changed there.
         """
-        chosen = [number for number, site in enumerate(self.parts) if site.point == point]
-        if not chosen:
-            known = dict.fromkeys(site.point for site in self.parts)
-            raise InputError(f"nothing was changed at {point}; there are {', '.join(known)}")
-        # Layers may begin anywhere; the other axes are counted from 0.
-        layers = sorted({self.parts[number].layer or 0 for number in chosen})
-        cells = [
-            (layers.index(site.layer or 0), site.head or 0, site.position or 0, site.neuron or 0)
-            for site in (self.parts[number] for number in chosen)
-        ]
-        sizes = [max(axis) + 1 for axis in zip(*cells, strict=True)]
-        grid = torch.full((*sizes, len(self.spans)), torch.nan)
-        grid[tuple(torch.tensor(axis) for axis in zip(*cells, strict=True))] = self.effect[chosen]
-        return grid
+        return grid_of(self.parts, self.effect, point)
 
     def token(self, site: Site) -> Token | None:
         """The token at a place's position: of the source, or what the decoder reads there."""

@@ -127,7 +127,8 @@ def knockout(
         model: an opened model.
         generation: the input and the output that is kept.
         source: source tokens to hide, counted from 0.
-        prefix: target tokens to hide, counted from 0; the decoder start cannot be hidden.
+        prefix: target tokens to hide, counted from 0; neither the decoder start nor the last token, which
+            nothing is written after, can be hidden.
         layers: the first and the last decoder layer, both included; None is all.
         steps: hidden only when these target tokens are written; None is all.
         objective: as for `attribute`.
@@ -142,7 +143,7 @@ def knockout(
     count, length = len(generation.source_tokens), len(generation.target_tokens)
     hidden = Hidden(
         _numbers(source, count, "source token"),
-        _numbers(prefix, length, "target token"),
+        _prefix(prefix, length),
         _layers(model, layers),
         None if steps is None else _numbers(steps, length, "step"),
     )
@@ -231,6 +232,14 @@ def _numbers(given: int | Sequence[int], count: int, name: str) -> tuple[int, ..
         if not isinstance(number, int) or not -count <= number < count:
             raise InputError(f"{name} {number!r} does not exist: there are {count} (0 to {count - 1})")
     return tuple(sorted({number % count for number in several}))
+
+
+def _prefix(given: int | Sequence[int], length: int) -> tuple[int, ...]:
+    """Target tokens that are an input of the decoder: all but the last."""
+    found = _numbers(given, length, "target token")
+    if length - 1 in found:
+        raise InputError(f"target token {length - 1} is the last, and nothing that is written reads it")
+    return found
 
 
 def _layers(model: Seq2Seq, given: tuple[int, int] | None) -> tuple[int, int]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -65,6 +66,46 @@ def hooked(hf: PreTrainedModel, family: Family, functions: Mapping[str, PointFun
             if handle is not None:
                 stack.callback(handle.remove)
         yield
+
+
+@contextmanager
+def growing(hf: PreTrainedModel, side: Side, joined: Sequence[int]) -> Iterator[None]:
+    """Let a batch grow on its way through the layers of a stack: rows take part only from where they differ.
+
+    New rows are copies of row 0. Masks must have one row, which broadcasts, and encoder states one row or as
+    many as the batch will have. Functions of a `hooked` block inside see the batch after it has grown.
+
+    Args:
+        hf: the model.
+        side: which stack.
+        joined: how many rows there are before and after each layer at least: [2 · layers].
+    """
+
+    def grow(count: int) -> PointFunction:
+        def call(tensor: Tensor) -> Tensor:
+            more = count - tensor.shape[0]
+            return tensor if more <= 0 else torch.cat([tensor, tensor[:1].expand(more, *tensor.shape[1:])])
+
+        return call
+
+    with ExitStack() as stack:
+        for layer, before, after in zip(layers(hf, side), joined[::2], joined[1::2], strict=True):
+            own: list[Handle] = [
+                layer.register_forward_pre_hook(_input_hook(grow(before)), with_kwargs=True),
+                layer.register_forward_hook(_output_hook(grow(after))),
+            ]
+            if side.cross_attention:
+                cross = submodule(layer, side.cross_attention)
+                own.append(cross.register_forward_pre_hook(_source_of_rows, with_kwargs=True))
+            for handle in own:
+                stack.callback(handle.remove)
+        yield
+
+
+def _source_of_rows(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Encoder states of the rows that are there already."""
+    rows = (args[0] if args else kwargs["hidden_states"]).shape[0]
+    return args, {**kwargs, "key_value_states": kwargs["key_value_states"][:rows]}
 
 
 def _checked(name: str, function: PointFunction) -> PointFunction:
