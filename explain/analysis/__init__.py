@@ -24,6 +24,15 @@ from explain.analysis.importance import (
 )
 from explain.analysis.knockout import Hidden, Knockout, knockout, knockout_sweep
 from explain.analysis.lenses import Lens, Watched, decoder_lens, logit_lens
+from explain.analysis.neurons import (
+    Neuron,
+    NeuronExample,
+    NeuronSurvey,
+    NeuronType,
+    PointSummary,
+    load_neurons,
+    survey_neurons,
+)
 from explain.analysis.patching import Disagreement, Patching, attribution_patching, disagreement, patch
 from explain.analysis.redecode import Change, Redecoded, redecode
 from explain.analysis.similarity import Similarity, cka, similarity
@@ -48,7 +57,12 @@ __all__ = [
     "Knockout",
     "Lens",
     "MeanAblation",
+    "Neuron",
+    "NeuronExample",
+    "NeuronSurvey",
+    "NeuronType",
     "Patching",
+    "PointSummary",
     "Redecoded",
     "RoleRules",
     "Similarity",
@@ -68,6 +82,7 @@ __all__ = [
     "head_statistics",
     "knockout",
     "knockout_sweep",
+    "load_neurons",
     "logit_lens",
     "mean_ablation",
     "patch",
@@ -76,6 +91,7 @@ __all__ = [
     "similarity",
     "site_named",
     "survey_heads",
+    "survey_neurons",
     "values_under",
     "word_alignment",
 ]
