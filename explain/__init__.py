@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from explain.attribution import attribute, methods, source_share
+    from explain.comparison import compare, load_comparison
     from explain.errors import ExplainError
     from explain.evaluation import evaluate, load_evaluation
     from explain.model import Seq2Seq, load, wrap
@@ -25,11 +26,13 @@ _ROOMS = {
     "Seq2Seq": "explain.model",
     "Token": "explain.results",
     "attribute": "explain.attribution",
+    "compare": "explain.comparison",
     "copy_model": "explain.training.handmade",
     "evaluate": "explain.evaluation",
     "load": "explain.model",
     "load_attribution": "explain.results",
     "load_capture": "explain.results",
+    "load_comparison": "explain.comparison",
     "load_evaluation": "explain.evaluation",
     "methods": "explain.attribution",
     "report": "explain.report",
@@ -45,11 +48,13 @@ __all__ = [
     "Seq2Seq",
     "Token",
     "attribute",
+    "compare",
     "copy_model",
     "evaluate",
     "load",
     "load_attribution",
     "load_capture",
+    "load_comparison",
     "load_evaluation",
     "methods",
     "report",
