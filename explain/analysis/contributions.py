@@ -380,15 +380,16 @@ def _block(model: Seq2Seq, module: nn.Module, layer: int, kind: str, at: Any) ->
 
 def _zero_output(linear: nn.Module, width: int, model: Seq2Seq) -> Tensor:
     """What a linear layer of any make gives for nothing: its bias, float64."""
-    return linear(torch.zeros(1, width, dtype=model.hf.dtype, device=model.device))[0].double()
+    # Its forward, not itself: an intervention at its output is no bias.
+    return linear.forward(torch.zeros(1, width, dtype=model.hf.dtype, device=model.device))[0].double()
 
 
 def _columns(linear: nn.Module, width: int, bias: Tensor, model: Seq2Seq) -> Tensor:
     """What a linear layer gives for each unit vector, less its bias: float64 [input, output]."""
     weight: Any = linear.weight
-    if type(weight) in (Tensor, nn.Parameter):
+    if type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point():
         return weight.T.double()
-    return linear(torch.eye(width, dtype=model.hf.dtype, device=model.device)).double() - bias
+    return linear.forward(torch.eye(width, dtype=model.hf.dtype, device=model.device)).double() - bias
 
 
 # ---- from vectors to logits ------------------------------------------------------------------------------

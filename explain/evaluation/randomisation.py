@@ -23,6 +23,7 @@ from explain.evaluation.agreement import defined_rows, membership, side_chance, 
 from explain.evaluation.estimates import Estimate, estimate
 from explain.model import Seq2Seq
 from explain.model.families import layers
+from explain.model.int8 import restored
 from explain.results import Attribution, Generation
 
 MARGIN = 0.1
@@ -185,12 +186,12 @@ def randomisation(
     Paper: Adebayo et al. 2018, "Sanity checks for saliency maps".
     """
     require_maps(generations, originals, rows)
-    by_stage = stage_weights(model)
+    shuffled = copied(model)
+    by_stage = stage_weights(shuffled)
     chosen = list(by_stage) if stages is None else list(stages)
     for name in chosen:
         if name not in by_stage:
             raise UnknownNameError("stage", name, by_stage)
-    shuffled = copied(model)
     results: dict[str, list[tuple[str, Maps]]] = {method: [] for method in originals}
     for name in cascade(shuffled, by_stage, seed):
         if name in chosen:
@@ -258,7 +259,7 @@ def _spread(generation: Generation, rows: int | None) -> list[int] | None:
 
 
 def copied(model: Seq2Seq) -> Seq2Seq:
-    """The same model in memory of its own, past the parity gate already.
+    """The same model in memory of its own, weights in floating point, past the parity gate already.
 
     Raises:
         InputError: the model is being intervened on; a copy would keep some of that for good.
@@ -268,7 +269,8 @@ def copied(model: Seq2Seq) -> Seq2Seq:
         raise InputError("take the interventions off first: this check needs a copy of the model as it is")
     model.require_parity()
     with model.lock:
-        twin = Seq2Seq(copy.deepcopy(model.hf), model.tokenizer, model.family, model.name)
+        # Weights in int8 become ordinary ones, which can be shuffled and moved a little.
+        twin = Seq2Seq(restored(copy.deepcopy(model.hf)), model.tokenizer, model.family, model.name)
     # Once proven it is not asked again: shuffled weights may blow rounding up past the gate's tolerance.
     twin.require_parity()
     return twin

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from explain.model.families import Family, source_embeddings, submodule, target_embeddings
+from explain.model.int8 import float_rows
 from explain.results import Generation
 
 
@@ -99,7 +100,7 @@ def project_to(hf: PreTrainedModel, hidden: Tensor, ids: Tensor) -> Tensor:
 
     Only the needed rows of the output matrix are used, which saves the vocabulary's width in time and memory.
     """
-    rows = hf.lm_head.weight[ids]  # [position, width]  # pyright: ignore[reportIndexIssue, reportArgumentType]
+    rows = float_rows(hf.lm_head, ids)  # [position, width]  # pyright: ignore[reportArgumentType]
     logits = (_scaled(hf, hidden) * rows).sum(-1)
     bias = getattr(hf, "final_logits_bias", None)
     return logits if bias is None else logits + bias[0, ids]

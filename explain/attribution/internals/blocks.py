@@ -90,7 +90,7 @@ def projection(model: Seq2Seq, layer: nn.Module, side: Side, kind: str) -> Tenso
     attention = submodule(layer, str(path))
     linear = submodule(attention, model.family.output_projection)
     weight: Any = linear.weight
-    if type(weight) in (Tensor, nn.Parameter):
+    if type(weight) in (Tensor, nn.Parameter) and weight.is_floating_point():
         matrix = weight.T  # [inner, width]
     else:  # quantised: ask what it does to the unit vectors
         unit = torch.eye(int(linear.in_features), device=model.device)  # pyright: ignore[reportArgumentType]
