@@ -9,26 +9,45 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import streamlit as st
 import torch
 from streamlit.runtime.scriptrunner_utils.script_run_context import get_run_yield_check
 
 import explain
 from dashboard.catalogue import Choice
+from dashboard.components.heads import shrunk
 from dashboard.examples import Example
+from dashboard.state import MAX, MEAN, ROLLOUT
+from explain.analysis.attention_maps import SIDES, AttentionMaps, attention_maps, rolled_out
+from explain.analysis.heads import HeadRoles, HeadStatistics, head_roles, head_statistics
 from explain.errors import FileError
 from explain.evaluation import FILE, Evaluation, load_evaluation
 from explain.model import Seq2Seq
-from explain.results import Attribution, Capture, Generation
+from explain.results import Alternative, Attribution, Generation
+from explain.training import tasks
 
-SIDES = {
-    "cross": "decoder.*.cross.pattern",
-    "encoder": "encoder.*.self.pattern",
-    "decoder": "decoder.*.self.pattern",
-}
+TASK_TEXTS = 50
+"""How many texts of a task the heads' figures are taken over."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeadGrid:
+    """The maps of all heads of one side, as the grid shows them.
+
+    Attributes:
+        maps: uint8 [map, row, column], by layer and head; 255 is `limit`.
+        heads: how many heads each layer has.
+        limit: the largest weight.
+    """
+
+    maps: np.ndarray
+    heads: tuple[int, ...]
+    limit: float
 
 
 def model(choice: Choice) -> Seq2Seq:
@@ -68,9 +87,26 @@ def generation(choice: Choice, example: Example) -> Generation:
     return _generation(str(choice.folder), choice.stamp, *_plain(example))
 
 
-def attention(choice: Choice, example: Example, side: str) -> Capture:
-    """The attention patterns of all layers on one side, in half precision, [1, head, query, key] each."""
-    return _attention(str(choice.folder), choice.stamp, *_plain(example), side)
+def head_grid(choice: Choice, example: Example, side: str, level: str) -> HeadGrid:
+    """Every head's map on one side, small."""
+    return _head_grid(str(choice.folder), choice.stamp, *_plain(example), side, level)
+
+
+def attention_map(
+    choice: Choice, example: Example, side: str, level: str, layer: int, head: int
+) -> AttentionMaps:
+    """One map of a side, as `AttentionMaps` that holds nothing else; `layer` and `head` as in the view."""
+    return _attention_map(str(choice.folder), choice.stamp, *_plain(example), side, level, layer, head)
+
+
+def head_figures(choice: Choice, example: Example) -> tuple[HeadStatistics, HeadRoles]:
+    """Figures of every head over an example's output, and the roles that follow from them."""
+    return _head_figures(str(choice.folder), choice.stamp, *_plain(example))
+
+
+def task_figures(choice: Choice, task: str) -> tuple[HeadStatistics, HeadRoles]:
+    """The same over held-out texts of a task, whose answers say which source tokens count."""
+    return _task_figures(str(choice.folder), choice.stamp, task)
 
 
 def attribution(
@@ -80,15 +116,28 @@ def attribution(
     objective: str,
     contrast: str | None,
     options: Mapping[str, Any],
+    *,
+    foil: int = -1,
+    span: tuple[int, int] | None = None,
 ) -> Attribution:
     """The attribution of an example's output.
+
+    Args:
+        choice: the model.
+        example: the text.
+        method: name in the registry.
+        objective: what is explained.
+        contrast: a foil, or None.
+        options: the method's own settings.
+        foil: the id of the token that the contrast stands for; -1 reads the contrast as a text.
+        span: output tokens [start, end) that are explained as one, and nothing else with them.
 
     Raises:
         ExplainError: a method, objective, contrast or option that cannot be used.
     """
     settings = json.dumps(dict(options), sort_keys=True)
     return _attribution(
-        str(choice.folder), choice.stamp, *_plain(example), method, objective, contrast, settings
+        str(choice.folder), choice.stamp, *_plain(example), method, objective, contrast, foil, settings, span
     )
 
 
@@ -120,10 +169,71 @@ def _generation(folder: str, stamp: str, source: str, target: str | None, contro
     return opened.force(source, target, **{name: options[name] for name in kept if name in options})
 
 
+# A side of a long text is large, so only the last few are kept, in half precision.
 @st.cache_resource(max_entries=6, show_spinner=False)
-def _attention(folder: str, stamp: str, source: str, target: str | None, controls: str, side: str) -> Capture:
+def _attention(
+    folder: str, stamp: str, source: str, target: str | None, controls: str, side: str
+) -> AttentionMaps:
     written = _generation(folder, stamp, source, target, controls)
-    return _model(folder, stamp).capture(written, SIDES[side], dtype=torch.float16)
+    captured = _model(folder, stamp).capture(written, SIDES[side], dtype=torch.float16)
+    return attention_maps(captured, written, side)
+
+
+@st.cache_resource(max_entries=24, show_spinner=False)
+def _head_grid(
+    folder: str, stamp: str, source: str, target: str | None, controls: str, side: str, level: str
+) -> HeadGrid:
+    found = _attention(folder, stamp, source, target, controls, side).at_level(level)
+    small = [shrunk(part.float().numpy()) for part in found.patterns]
+    limit = max((float(part.max()) for part in small if part.size), default=0.0)
+    maps = np.concatenate([np.clip(np.rint(part / (limit or 1.0) * 255), 0, 255) for part in small])
+    return HeadGrid(maps.astype(np.uint8), tuple(len(part) for part in small), limit)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _attention_map(
+    folder: str,
+    stamp: str,
+    source: str,
+    target: str | None,
+    controls: str,
+    side: str,
+    level: str,
+    layer: int,
+    head: int,
+) -> AttentionMaps:
+    over = "max" if head == MAX else "mean"
+    if layer == ROLLOUT:
+        encoder, decoder, cross = (
+            _attention(folder, stamp, source, target, controls, name)
+            for name in ("encoder", "decoder", "cross")
+        )
+        return rolled_out(encoder, decoder, cross, side, over=over).at_level(level)
+    found = _attention(folder, stamp, source, target, controls, side)
+    one = found.chosen(None if layer == MEAN else layer, None if head < 0 else head, over=over)
+    return replace(found, patterns=(one[None],)).at_level(level)
+
+
+@st.cache_resource(max_entries=64, show_spinner=False)
+def _head_figures(
+    folder: str, stamp: str, source: str, target: str | None, controls: str
+) -> tuple[HeadStatistics, HeadRoles]:
+    written = _generation(folder, stamp, source, target, controls)
+    found = head_statistics(_model(folder, stamp), written)
+    return found, head_roles(found)
+
+
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _task_figures(folder: str, stamp: str, task: str) -> tuple[HeadStatistics, HeadRoles]:
+    opened = _model(folder, stamp)
+    drawn = tasks.get(task).examples("held_out", TASK_TEXTS, 0)
+    outputs = opened.force([each.source for each in drawn], [each.target for each in drawn])
+    gold = [
+        tasks.token_gold(each, own.source_tokens, own.target_tokens)
+        for each, own in zip(drawn, outputs, strict=True)
+    ]
+    found = head_statistics(opened, outputs, gold)
+    return found, head_roles(found)
 
 
 @st.cache_resource(max_entries=64, show_spinner=False)
@@ -136,16 +246,23 @@ def _attribution(
     method: str,
     objective: str,
     contrast: str | None,
+    foil: int,
     options: str,
+    span: tuple[int, int] | None,
 ) -> Attribution:
     written = _generation(folder, stamp, source, target, controls)
     opened = _model(folder, stamp)
+    picked = Alternative(contrast, foil, float("nan"), 0) if contrast is not None and foil >= 0 else contrast
+    # A phrase that is typed against a phrase of the output is lined up with it, not with the whole output.
+    aligned = {"contrast_span": span} if span is not None and isinstance(picked, str) else {}
     return opened.attribute(
         written,
         method=method,
         target=objective,
-        contrast=contrast,
+        contrast=picked,
+        positions=None if span is None else [span],
         should_stop=_unwanted,
+        **aligned,
         **json.loads(options),
     )
 

@@ -50,7 +50,9 @@ def chosen(place: Place) -> Choice | None:
 
 
 def _bound(named: str | None) -> dict[str, Any]:
-    arguments = state.bind("model", step=-1, query=-1, layer=state.MEAN, head=state.MEAN, card="", data="")
+    arguments = state.bind(
+        "model", step=-1, query=-1, layer=state.MEAN, head=state.MEAN, foil=-1, card="", data=""
+    )
     st.session_state["view_model"] = named
     return arguments
 

@@ -15,6 +15,10 @@ import streamlit as st
 _VIEW = "explain_view"
 MEAN = -1
 """Stands for "all of them, averaged" where a layer or a head is chosen."""
+MAX = -2
+"""Stands for the maximum over the heads where a head is chosen."""
+ROLLOUT = -2
+"""Stands for the layers multiplied up where a layer is chosen."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -26,8 +30,8 @@ class View:
         example: id of the text (see `dashboard.examples`).
         step: output token that is looked at; -1 is none.
         side: which attention: `cross`, `encoder` or `decoder`.
-        layer: layer of the attention, `MEAN` for the mean over layers.
-        head: head of the attention, `MEAN` for the mean over heads.
+        layer: layer of the attention, `MEAN` for the mean over layers, `ROLLOUT` for their product.
+        head: head of the attention, `MEAN` for the mean over heads, `MAX` for their maximum.
         query: source token that is looked at in the encoder's attention; -1 is none.
         method: attribution method.
         objective: what is explained.
@@ -39,6 +43,11 @@ class View:
         data: what an evaluation is to be made on (see `dashboard.evaluations.sources`); empty for the first.
         count: how many outputs it is to explain.
         scope: which methods it is to evaluate: `all` or `fast`.
+        end: the output tokens from `step` up to this one are looked at as one; -1 is `step` alone.
+        second: attribution method shown beside `method`; empty for none.
+        foil: id of the token that `contrast` stands for, where it was picked and not typed; -1 is none.
+        drawn: how the attention of one token is drawn: in the `text`, or as `lines`.
+        figures: what the heads' figures are taken over: texts of the model's `task`, or this `text`.
     """
 
     model: str = ""
@@ -58,6 +67,11 @@ class View:
     data: str = ""
     count: int = 50
     scope: str = "all"
+    end: int = -1
+    second: str = ""
+    foil: int = -1
+    drawn: str = "text"
+    figures: str = "task"
 
 
 _DEFAULT = View()
@@ -100,7 +114,9 @@ def current() -> View:
 
 
 def change(**fields: Any) -> View:
-    """Change fields of the view, and the link with it."""
+    """Change fields of the view, and the link with it; a new step without an `end` is looked at alone."""
+    if "step" in fields:
+        fields.setdefault("end", -1)
     view = dataclasses.replace(current(), **fields)
     st.session_state[_VIEW] = view
     publish()

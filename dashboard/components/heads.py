@@ -19,7 +19,7 @@ _HEADS = component(
     css=asset("heads.css"),
     js=asset("heads.js"),
 )
-SIZE = 48
+SIZE = 64
 """Largest width and height of a small map, in its own cells."""
 
 
@@ -37,7 +37,8 @@ def shrunk(pattern: np.ndarray, size: int = SIZE) -> np.ndarray:
 
 
 def heads(
-    patterns: Sequence[np.ndarray],
+    maps: np.ndarray,
+    counts: Sequence[int],
     *,
     key: str,
     theme: Theme,
@@ -45,20 +46,24 @@ def heads(
     head: int,
     limit: float,
     on_choose: Callable[[int, int], object],
+    tags: Sequence[Sequence[str]] = (),
+    notes: Sequence[Sequence[str]] = (),
 ) -> None:
     """Show the grid, layers down and heads across.
 
     Args:
-        patterns: one array [head, query, key] for each layer.
+        maps: uint8 [map, row, column], by layer and head; 255 is `limit` (see `shrunk`).
+        counts: how many heads each layer has.
         key: unique on the page.
         theme: whose colours.
         layer: the chosen layer; negative for none.
         head: the chosen head; negative for all of a layer.
         limit: the weight at the end of the colour scale.
-        on_choose: called, before the page runs again, with the layer and head that were chosen.
+        on_choose: called, before the page runs again, with the layer and head that were chosen; -1 and -1
+            when the choice was taken back, a layer and -1 when all heads of it were chosen.
+        tags: for each layer and head a word to stand under its map.
+        notes: for each layer and head what is read out about it.
     """
-    small = [shrunk(pattern) for pattern in patterns]
-    maps = np.concatenate([np.clip(np.rint(part / (limit or 1.0) * 255), 0, 255) for part in small])
 
     def changed() -> None:
         event = st.session_state[key].chosen
@@ -69,13 +74,15 @@ def heads(
         key=key,
         data={
             "maps": packed(maps, "u1"),
-            "rows": small[0].shape[1],
-            "columns": small[0].shape[2],
-            "heads": [part.shape[0] for part in small],
+            "rows": maps.shape[1],
+            "columns": maps.shape[2],
+            "heads": list(counts),
             "layer": layer,
             "head": head,
             "colours": list(colours.colours("sequential", theme)),
             "high": number(limit, 2),
+            "tags": [list(row) for row in tags],
+            "notes": [list(row) for row in notes],
         },
         on_chosen_change=changed,
     )

@@ -78,11 +78,14 @@ class Strip:
         tokens: its tokens, in order.
         text: the text that they are the tokens of.
         role: `pick` is chosen from, `lit` shows the numbers of the chosen token, `plain` has one colour each.
-        values: float [rows, tokens] for `lit` (nan: cannot have a number), float [tokens] for the others.
+        values: float [rows, tokens] for `lit` (nan: cannot have a number), float [tokens] for the others. A
+            row is a token of the `pick` strip; one more is that of the span that is locked.
         bar: the scale of the values; None leaves the tokens without colour.
         notes: for each token what is read out beside it.
         hint: what to do with the strip, in a few words.
         legend: the colour bar is drawn beside the label; strips that share a scale need it once.
+        by: what the numbers were made with, where strips of several stand side by side.
+        column: 0 on the left, or over the whole width; 1 on the right.
     """
 
     id: str
@@ -95,6 +98,8 @@ class Strip:
     notes: Sequence[str] = ()
     hint: str = ""
     legend: bool = True
+    by: str = ""
+    column: int = 0
 
     def to_dict(self, theme: Theme) -> dict[str, Any]:
         """The strip as the component takes it."""
@@ -108,6 +113,8 @@ class Strip:
             "bar": self.bar.to_dict(theme) if self.bar else None,
             "notes": list(self.notes),
             "legend": self.legend,
+            "by": self.by,
+            "column": self.column,
         }
 
 
@@ -116,8 +123,10 @@ def strips(
     *,
     key: str,
     theme: Theme,
-    picked: int | None = None,
+    picked: int | tuple[int, int] | None = None,
     on_pick: Callable[[int | None], object] | None = None,
+    on_span: Callable[[int, int], object] | None = None,
+    span_note: str = "",
 ) -> None:
     """Show strips that belong together.
 
@@ -125,21 +134,30 @@ def strips(
         shown: the strips, from the top.
         key: unique on the page.
         theme: whose colours.
-        picked: the token of the `pick` strip that is locked.
+        picked: the token of the `pick` strip that is locked, or several, [start, end).
         on_pick: called, before the page runs again, with the token that was clicked; None when unlocked.
+        on_span: called likewise with several that were dragged over, [start, end); left out, only one token
+            can be picked.
+        span_note: what is said of the span that is locked.
     """
 
     def changed() -> None:
         event = st.session_state[key].picked
-        if on_pick is not None and isinstance(event, dict):
-            step = event.get("step")
+        if not isinstance(event, dict):
+            return
+        step, end = event.get("step"), event.get("end")
+        if on_span is not None and isinstance(step, int) and isinstance(end, int) and end - step > 1:
+            on_span(step, end)
+        elif on_pick is not None:
             on_pick(step if isinstance(step, int) else None)
 
     _STRIPS(
         key=key,
         data={
             "strips": [strip.to_dict(theme) for strip in shown],
-            "picked": picked,
+            "picked": [picked, picked + 1] if isinstance(picked, int) else picked and list(picked),
+            "spans": on_span is not None,
+            "span_note": span_note,
         },
         on_picked_change=changed,
     )

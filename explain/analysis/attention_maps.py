@@ -71,7 +71,7 @@ class AttentionMaps:
         parts = self.patterns if layer is None else (self.patterns[layer],)
         if head is not None and not all(0 <= head < len(part) for part in parts):
             raise InputError(f"head {head} is none of the {len(parts[0])} heads")
-        rows = [_over_heads(part, over) if head is None else part[head] for part in parts]
+        rows = [_over_heads(part.float(), over) if head is None else part[head].float() for part in parts]
         return torch.stack(rows).mean(0)
 
     def at_level(self, level: str) -> AttentionMaps:
@@ -91,7 +91,7 @@ class AttentionMaps:
         columns = self._key_groups(level)
         return replace(
             self,
-            patterns=tuple(grouped(part, rows, columns) for part in self.patterns),
+            patterns=tuple(grouped(part.float(), rows, columns) for part in self.patterns),
             queries=tuple(merge_tokens(self.queries, group, self.query_text) for group in rows),
             keys=tuple(merge_tokens(self.keys, group, self.key_text) for group in columns),
             seen=grouped(self.seen.float(), rows, columns) > 0,
@@ -126,7 +126,7 @@ def attention_maps(patterns: Mapping[str, Tensor], generation: Generation, side:
     source, output = generation.source_tokens, generation.target_tokens
     queries = source if side == "encoder" else output
     keys = (generation.decoder_start, *output[:-1]) if side == "decoder" else source
-    found = tuple(patterns[name][0].float() for name in names)
+    found = tuple(patterns[name][0] for name in names)
     shape = (len(queries), len(keys))
     if not found or any(tuple(part.shape[1:]) != shape for part in found):
         raise InputError(f"these patterns are not the {side} attention of this output")
@@ -211,7 +211,7 @@ def _over_heads(pattern: Tensor, over: str) -> Tensor:
 
 def _mixing(maps: AttentionMaps, over: str) -> Tensor:
     """What each layer mixes, over all heads, [layer, query, key]; rows add up to 1."""
-    found = torch.stack([_over_heads(part, over) for part in maps.patterns])
+    found = torch.stack([_over_heads(part.float(), over) for part in maps.patterns])
     return found / found.sum(-1, keepdim=True)
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from explain.errors import InputError, UnknownNameError
 from explain.report.labels import plural
-from explain.results import REDUCTIONS, Attribution
+from explain.results import REDUCTIONS, Attribution, Token, group_sentences, group_words
 
 # A map with more columns or rows than this is drawn at the next coarser level.
 FIT_COLUMNS = 150
@@ -43,6 +44,12 @@ def at_level(attribution: Attribution, level: str, over: str = "sum") -> Attribu
     if level not in _COARSER.get(attribution.level, ()):
         return attribution
     return attribution.words(over=over) if level == "word" else attribution.sentences(over=over)
+
+
+def groups_at(level: str, tokens: Sequence[Token], text: str) -> list[list[int]]:
+    """Which tokens of a text each row or column at the level stands for; one each where none is merged."""
+    group = {"word": group_words, "sentence": group_sentences}.get(level)
+    return [[index] for index in range(len(tokens))] if group is None else group(tokens, text)
 
 
 def levels_of(attribution: Attribution) -> tuple[str, ...]:
