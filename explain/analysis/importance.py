@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from explain.analysis.ablation import ablate
+from explain.analysis.ablation import mean_ablation
 from explain.analysis.heads import Head, attention_blocks, of_head
 from explain.analysis.inputs import Progress, require_batch_size, require_same_vocabulary
 from explain.attribution.memory import DEFAULT, graph_row_bytes, rows_within
@@ -156,13 +156,11 @@ def head_ablation(
     model: Seq2Seq,
     generations: Generation | Sequence[Generation],
     objective: Objective = "log_prob",
-    contrast: Contrast | None = None,
     *,
     how: str = "zero",
-    reference: Sequence[Generation] = (),
     progress: Progress | None = None,
 ) -> HeadImportance:
-    """Mean |f − f without the head| of every attention head, each silenced by itself; see `ablate`.
+    """Mean |f − f without the head| of every attention head, each silenced by itself; see `mean_ablation`.
 
     It is exact where `head_importance` is of first order, and costs a row of the decoder for each head and
     output. It, too, is blind to a head that others make up for.
@@ -171,35 +169,26 @@ def head_ablation(
         model: an opened model.
         generations: one output, or a list.
         objective: as for `head_importance`; f is its mean over an output's tokens.
-        contrast: as for `head_importance`.
-        how: what stands in the head's place: `zero`, `mean` or `resample`.
-        reference: other outputs, for `mean` and `resample`.
+        how: what stands in the head's place: `zero`, or `mean` or `resample` of the other outputs.
         progress: called with (done, all) after every output.
 
     Raises:
-        UnknownNameError, InputError: an objective, contrast or replacement that cannot be used; no outputs.
+        UnknownNameError, InputError: an objective or replacement that cannot be used, or too few outputs.
     """
     several = _several(model, generations)
-    blocks = attention_blocks(model)
-    absolute: dict[str, Tensor] = {}
-    signed: dict[str, Tensor] = {}
-    found = None
-    for done, generation in enumerate(several, start=1):
-        found = ablate(
-            model, generation, "heads", how, reference=reference, objective=objective, contrast=contrast
-        )
-        lost: dict[str, list[float]] = {}
-        for site, change in zip(found.parts, found.effect.double().mean(1).tolist(), strict=True):
-            lost.setdefault(site.points[0].removesuffix(".z"), []).append(change)
-        for block, changes in lost.items():  # by head, in order
-            change = torch.tensor(changes, dtype=torch.float64)
-            absolute[block] = absolute.get(block, torch.zeros(())) + change.abs()
-            signed[block] = signed.get(block, torch.zeros(())) + change
-        if progress is not None:
-            progress(done, len(several))
-    assert found is not None
+    found = mean_ablation(model, several, "heads", how, objective=objective, progress=progress)
+    lost = found.lost.double()  # [outputs, parts]
+    columns: dict[str, list[int]] = {}
+    for number, site in enumerate(found.parts):  # heads of a block, in order
+        columns.setdefault(site.points[0].removesuffix(".z"), []).append(number)
     return HeadImportance(
-        rows=tuple(row for b in blocks for row in _rows(b, absolute[b], signed[b], len(several))),
+        rows=tuple(
+            row
+            for block in attention_blocks(model)
+            for row in _rows(
+                block, lost[:, columns[block]].abs().sum(0), lost[:, columns[block]].sum(0), len(several)
+            )
+        ),
         by="ablation",
         generations=len(several),
         objective=found.objective,

@@ -85,7 +85,6 @@ def survey_heads(
     objective: Objective = "log_prob",
     rules: RoleRules | None = None,
     how: str = "zero",
-    reference: Sequence[Generation] = (),
     progress: Progress | None = None,
 ) -> HeadSurvey:
     """Look at every head of a model over some outputs; see the functions that it puts together.
@@ -97,7 +96,6 @@ def survey_heads(
         objective: what heads are important for; see `head_importance`.
         rules: see `head_roles`.
         how: what stands in a silenced head's place; see `head_ablation`.
-        reference: other outputs, for `mean` and `resample`.
         progress: called with (done, all) as the work goes on; every output counts three times.
 
     Raises:
@@ -114,7 +112,7 @@ def survey_heads(
 
     statistics = head_statistics(model, several, gold, progress=third(0))
     gradient = head_importance(model, several, objective, progress=third(1))
-    ablation = head_ablation(model, several, objective, how=how, reference=reference, progress=third(2))
+    ablation = head_ablation(model, several, objective, how=how, progress=third(2))
     return HeadSurvey(
         statistics=statistics,
         roles=head_roles(statistics, rules),
