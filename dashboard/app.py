@@ -12,6 +12,7 @@ from dashboard import sidebar, state
 from dashboard.frame import style
 from dashboard.icon import icon
 
+# Before the navigation, or Streamlit fetches the page's symbol from the network as the icon.
 st.set_page_config(page_title="explain", page_icon=icon(), layout="wide")
 page = st.navigation(
     {
@@ -21,9 +22,13 @@ page = st.navigation(
             st.Page("routes/attribution.py", title="Attribution", icon=":material/format_ink_highlighter:"),
             st.Page("routes/trust.py", title="Trust", icon=":material/verified:"),
         ],
-        "Make": [st.Page("routes/train.py", title="Train", icon=":material/model_training:")],
+        "Make": [
+            st.Page("routes/train.py", title="Train", icon=":material/model_training:"),
+            st.Page("routes/runs.py", title="Runs & reports", icon=":material/inventory_2:"),
+        ],
     }
 )
+st.set_page_config(page_title=f"{page.title} · explain")
 style()
 sidebar.show()
 state.publish()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 from PIL import Image
 
 from explain.report import colours
 
 
+@functools.cache
 def icon() -> Image.Image:
     """A 4 × 4 map with its weight on the diagonal, 64 pixels wide."""
     levels = np.array([[18, 3, 0, 0], [5, 18, 4, 0], [0, 6, 16, 3], [0, 2, 5, 18]])

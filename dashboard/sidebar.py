@@ -6,8 +6,9 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import cache, state
+from dashboard import cache, jobs, state
 from dashboard.catalogue import Choice, Place, choices, choose, current_place
+from dashboard.components.keys import keys
 from dashboard.frame import friendly
 from dashboard.labels import plain
 from explain.errors import ExplainError
@@ -24,6 +25,8 @@ def show() -> None:
     with st.sidebar:
         if not known:
             st.caption(plain(f"No model in {place.runs} yet. The page Train makes one in about a minute."))
+            jobs.show(place)
+            keys(key="keys")
             return
         named = view.model if view.model in known else None
         st.selectbox(
@@ -36,7 +39,9 @@ def show() -> None:
         )
         if named is not None:
             _facts(known[named])
+        jobs.show(place)
         st.caption("Everything stays on this machine.")
+        keys(key="keys")
 
 
 def chosen(place: Place) -> Choice | None:

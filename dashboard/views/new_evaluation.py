@@ -16,7 +16,6 @@ from dashboard.views import new_run
 from explain.errors import ExplainError, FileError, InputError
 from explain.report.labels import plural
 from explain.report.trust import label_of
-from explain.runs import Run
 from explain.training import data, tasks
 
 SCOPES = {"all": "All methods", "fast": "Fast ones"}
@@ -209,12 +208,3 @@ def _texts(plan: Plan) -> list[str]:
 @st.cache_data(max_entries=4, show_spinner="Reading the file …")
 def _pairs(path: str, changed: int, source: str, target: str) -> list[data.Pair]:
     return data.read_table(path, source, target, need_target=False)
-
-
-def progress(run: Run) -> tuple[int, int]:
-    """Steps done and all steps of a job; (0, 0) before the first."""
-    for record in reversed(run.progress()):
-        step, total = record.get("step"), record.get("total_steps")
-        if isinstance(step, int) and isinstance(total, int) and 0 <= step <= total and total > 0:
-            return step, total
-    return 0, 0

@@ -17,7 +17,7 @@ from explain.report import colours, plots
 from explain.report.labels import number
 from explain.runs import LIVE, Run, list_runs, start_job
 
-_COLOURS: dict[str, Any] = {
+COLOURS: dict[str, Any] = {
     "queued": "gray",
     "running": "blue",
     "paused": "orange",
@@ -25,7 +25,7 @@ _COLOURS: dict[str, Any] = {
     "failed": "red",
     "done": "green",
 }
-_ICONS = {
+ICONS = {
     "queued": ":material/hourglass_empty:",
     "running": ":material/autorenew:",
     "paused": ":material/pause:",
@@ -106,7 +106,7 @@ def _run(place: Place, run: Run) -> None:
     with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
         with st.container(horizontal=True, vertical_alignment="center", width="content"):
             st.markdown(f"**{plain(run.name)}**", width="content")
-            st.badge(now, icon=_ICONS[now], color=_COLOURS[now])
+            st.badge(now, icon=ICONS[now], color=COLOURS[now])
         with st.container(horizontal=True, width="content"):
             _controls(run, now, has_model=bool(manifest.get("model")))
     asked = run.requested()

@@ -11,6 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import evaluations, frame, sidebar, state
+from dashboard import jobs as jobs_at_work
 from dashboard.catalogue import Choice, Place, current_place
 from dashboard.components.ranking import ranking as ranking_table
 from dashboard.evaluations import Kept
@@ -116,7 +117,7 @@ def _at_work(run: Run, model: str) -> None:
     now = manifest["state"]
     if now not in LIVE:
         st.rerun()
-    step, total = new_evaluation.progress(run)
+    step, total = jobs_at_work.steps(run)
     with st.container(border=True, key="trust_job"):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
             st.markdown(f"**Evaluating the methods on {plain(model)}**", width="content")
@@ -163,7 +164,7 @@ def _how_it_ended(run: Run, kept: Kept | None) -> None:
     if manifest["state"] not in ("failed", "stopped") or (kept is not None and kept.made > ended):
         return
     if manifest["state"] == "stopped":
-        step, total = new_evaluation.progress(run)
+        step, total = jobs_at_work.steps(run)
         where = f" at step {step:,} of {total:,}" if total else ""
         st.caption(plain(f"The last evaluation was stopped{where}, so nothing of it was kept."))
         return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -42,6 +44,9 @@ from explain.cli.common import (
 from explain.errors import FileError, InputError
 from explain.files import write_text
 from explain.terminal import say
+
+if TYPE_CHECKING:
+    from explain.runs import Run
 
 
 @app.command()
@@ -144,7 +149,10 @@ def _level(level: str | None, over: str, words: bool) -> str:
 @app.command()
 def report(
     model: Model,
-    out: Annotated[Path, typer.Option(help="FILE.html; FILE.json is written beside it.")],
+    out: Annotated[
+        Path,
+        typer.Option(help="FILE.html, with FILE.json beside it; or a run folder, which gets both."),
+    ],
     text: Text = None,
     input: Input = None,
     method: Annotated[list[str] | None, typer.Option(help="See explain methods; may be repeated.")] = None,
@@ -170,7 +178,7 @@ def report(
     target_column: TargetColumn = "target",
     device: Device = "auto",
     dtype: Dtype = "float32",
-) -> None:
+) -> int:
     """Write an attribution report: one offline HTML file, and its data as JSON beside it."""
     import explain.report as room
     from explain.attribution import REGISTRY
@@ -180,14 +188,15 @@ def report(
     chosen = method or ["integrated_gradients", "attention"]
     for name in chosen:
         REGISTRY.get(name)
-    if out.suffix != ".html":
-        raise InputError(f"{out}: reports are written to .html")
+    if out.suffix not in (".html", ""):
+        raise InputError(f"{out}: a report is a file that ends in .html, or a run folder")
     pairs = read_sources(text, input, source_column, target_column)[:limit]
     if forced and any(target is None for _, target in pairs):
         raise FileError(f"--forced needs an output for every source in column {target_column!r} of {input}")
     opened = open_model(model, device, dtype)
     data = pairs if forced else [source for source, _ in pairs]
-    with terminal.progress("explaining") as progress:
+    run = None if out.suffix else _report_run(out, model, title, chosen, len(pairs))
+    with _at_work(run) as (tell, also):
         made = room.report(
             opened,
             data,
@@ -200,11 +209,57 @@ def report(
                 **reading(allow_unknown, source_language, target_language),
             },
             evaluation=kept_with(model, opened),
-            progress=progress,
+            progress=tell,
             title=title,
             level=level,
             over=over,
             tolerance=tolerance,
+            **also,
         )
-    made.save(out)
-    say(f"wrote {out} and {out.with_suffix('.json')} ({len(pairs)} examples, {len(chosen)} methods)")
+        page = out if run is None else out / "report.html"
+        made.save(page)
+        if run is not None:
+            run.update(model_digest=made.head["model_digest"], data_digest=made.head["data_digest"])
+    if run is not None and run.state != "done":
+        return terminal.INTERRUPTED
+    say(f"wrote {page} and {page.with_suffix('.json')} ({len(pairs)} examples, {len(chosen)} methods)")
+    return terminal.DONE
+
+
+def _report_run(out: Path, model: str, title: str | None, methods: list[str], examples: int) -> Run:
+    """The run that a report in a folder of its own is."""
+    from explain.report.labels import plural
+    from explain.runs import Run
+
+    config = {"model": model, "methods": methods, "examples": examples}
+    run = Run.create(
+        out,
+        kind="report",
+        title=title or f"{plural(examples, 'output')} of {Path(model).name}",
+        config=config,
+    )
+    run.update(result={"examples": examples, "methods": methods})
+    return run
+
+
+@contextmanager
+def _at_work(run: Run | None) -> Iterator[tuple[terminal.Progress, dict[str, Any]]]:
+    """Progress on the terminal; with a run, into its folder as well, and it can be paused and stopped."""
+    from explain.attribution import Cancelled
+    from explain.runs import JobStopped
+
+    with terminal.progress("explaining") as progress:
+        if run is None:
+            yield progress, {}
+            return
+
+        def tell(done: int, total: int) -> None:
+            run.append({"kind": "step", "step": done, "total_steps": total})
+            progress(done, total)
+            run.check()
+
+        with run.running():
+            try:
+                yield tell, {"should_stop": lambda: not run.wait_while_paused()}
+            except Cancelled:
+                raise JobStopped from None

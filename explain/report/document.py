@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from explain.errors import InputError
+from explain.errors import FileError, InputError
 from explain.files import digest_json, envelope, write_json, write_text
 from explain.report import sections, trust
 from explain.report.facts import MethodFacts, facts_of, method_facts, zero_means
@@ -99,6 +99,36 @@ class Report:
                 for example in self.examples
             ],
         }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The report that `to_dict` wrote, without the trust cards: the evaluation is a file of its own.
+
+        Raises:
+            FileError: something is missing or of another kind.
+        """
+        try:
+            examples = tuple(
+                Example(
+                    Generation.from_dict(item["generation"]),
+                    tuple(Attribution.from_dict(each) for each in item["attributions"]),
+                )
+                for item in data["examples"]
+            )
+            settings = dict(data["settings"])
+            names = list(dict.fromkeys(each.method for item in examples for each in item.attributions))
+            return cls(
+                title=str(data["title"]),
+                head={name: data[name] for name in envelope("report")},
+                model=dict(data["model"]),
+                settings=settings,
+                examples=examples,
+                facts={name: facts_of(name) for name in names},
+                level=settings.get("level"),
+                over=settings.get("over") or "sum",
+            )
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise FileError(f"this is a broken report: {type(error).__name__} {error}") from None
 
     def to_html(self) -> str:
         """One offline HTML page, readable without JavaScript; the same report gives the same bytes."""
