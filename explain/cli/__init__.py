@@ -7,12 +7,23 @@ import sys
 from explain import terminal
 
 # Commands are listed by --help in the order of these imports.
-from explain.cli import lists, models, explanations, evaluation, lenses, training, dashboard  # isort: skip
+from explain.cli import lists, models, explanations, evaluation, comparison, lenses, training, dashboard  # isort: skip
 from explain.cli.common import analyze, app
 
 app.add_typer(analyze)
 
-__all__ = ["app", "dashboard", "evaluation", "explanations", "lenses", "lists", "main", "models", "training"]
+__all__ = [
+    "app",
+    "comparison",
+    "dashboard",
+    "evaluation",
+    "explanations",
+    "lenses",
+    "lists",
+    "main",
+    "models",
+    "training",
+]
 
 
 def main() -> None:

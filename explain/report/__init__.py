@@ -11,10 +11,11 @@ from types import ModuleType
 from typing import Any
 
 from explain.report import plots
+from explain.report.comparison import comparison_page
 from explain.report.document import Example, Report, attribution_page, report
 from explain.report.evaluation import evaluation_page
 
-__all__ = ["Example", "Report", "attribution_page", "evaluation_page", "plots", "report"]
+__all__ = ["Example", "Report", "attribution_page", "comparison_page", "evaluation_page", "plots", "report"]
 
 
 class _CallablePackage(ModuleType):
