@@ -25,10 +25,10 @@ from dashboard.examples import Example
 from dashboard.state import MAX, MEAN, ROLLOUT
 from explain.analysis.attention_maps import SIDES, AttentionMaps, attention_maps, rolled_out
 from explain.analysis.heads import HeadRoles, HeadStatistics, head_roles, head_statistics
-from explain.errors import FileError
+from explain.errors import FileError, InputError
 from explain.evaluation import FILE, Evaluation, load_evaluation
 from explain.model import Seq2Seq
-from explain.results import Alternative, Attribution, Generation
+from explain.results import Alternative, Attribution, BeamSearch, Generation
 from explain.training import tasks
 
 TASK_TEXTS = 50
@@ -48,6 +48,10 @@ class HeadGrid:
     maps: np.ndarray
     heads: tuple[int, ...]
     limit: float
+
+
+READING = ("source_language", "target_language", "allow_unknown")
+"""Options that say how a text is read, and not how its output is written."""
 
 
 def model(choice: Choice) -> Seq2Seq:
@@ -141,8 +145,25 @@ def attribution(
     )
 
 
+def beam_search(choice: Choice, example: Example, beams: int) -> BeamSearch:
+    """What a beam search over an example's source follows; a branch is searched on from its beginning.
+
+    Raises:
+        ExplainError: a text or control that cannot be used.
+    """
+    return _beam_search(str(choice.folder), choice.stamp, *_plain(example), beams)
+
+
+def logits(choice: Choice, example: Example) -> torch.Tensor:
+    """The logits [target, vocabulary] of every step of an example's output, from one pass over it."""
+    return _logits(str(choice.folder), choice.stamp, *_plain(example))
+
+
 def _plain(example: Example) -> tuple[str, str | None, str]:
-    return example.source, example.target, json.dumps(dict(example.controls), sort_keys=True)
+    controls = dict(example.controls)
+    if example.prefix:  # a branch is one more way in which an output comes about, to every cache
+        controls["branch"] = {"ids": list(example.prefix), "model": example.model}
+    return example.source, example.target, json.dumps(controls, sort_keys=True)
 
 
 @st.cache_resource(max_entries=3, show_spinner=False)
@@ -163,10 +184,45 @@ def _evaluation(path: str, changed: int, size: int) -> Evaluation:
 @st.cache_resource(max_entries=256, show_spinner=False)
 def _generation(folder: str, stamp: str, source: str, target: str | None, controls: str) -> Generation:
     opened, options = _model(folder, stamp), json.loads(controls)
+    prefix = _beginning(opened, options)
+    if prefix:
+        return opened.continue_from(source, prefix, should_stop=_unwanted, **options)
     if target is None:
         return opened.generate(source, should_stop=_unwanted, **options)
-    kept = ("source_language", "target_language", "allow_unknown")
-    return opened.force(source, target, **{name: options[name] for name in kept if name in options})
+    return opened.force(source, target, **{name: options[name] for name in READING if name in options})
+
+
+def _beginning(opened: Seq2Seq, options: dict[str, Any]) -> list[int]:
+    """The ids that an output is made to begin with, taken out of the options."""
+    branch = options.pop("branch", None)
+    if branch is None:
+        return []
+    if branch["model"] != opened.digest:
+        raise InputError(
+            "this output was made to begin with tokens of another model; choose that model, or write the "
+            "text with this one"
+        )
+    return list(branch["ids"])
+
+
+@st.cache_resource(max_entries=32, show_spinner=False)
+def _beam_search(
+    folder: str, stamp: str, source: str, target: str | None, controls: str, beams: int
+) -> BeamSearch:
+    opened, options = _model(folder, stamp), json.loads(controls)
+    prefix = _beginning(opened, options)
+    draws = ("do_sample", "temperature", "top_k", "top_p", "seed")
+    kept = {name: value for name, value in options.items() if name not in draws}
+    return opened.beam_search(
+        source, prefix_ids=prefix, should_stop=_unwanted, **(kept | {"num_beams": beams})
+    )
+
+
+# As wide as the vocabulary, so only the last few are kept.
+@st.cache_resource(max_entries=4, show_spinner=False)
+def _logits(folder: str, stamp: str, source: str, target: str | None, controls: str) -> torch.Tensor:
+    written = _generation(folder, stamp, source, target, controls)
+    return _model(folder, stamp).capture(written, "logits")["logits"][0]
 
 
 # A side of a long text is large, so only the last few are kept, in half precision.

@@ -17,16 +17,34 @@ _ID = re.compile("[0-9a-f]{16}")
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A source text and how its output comes about: written with `controls`, or given as `target`."""
+    """A source text and how its output comes about.
+
+    Attributes:
+        source: the text that the model reads.
+        target: the output where it is given; None where it is written.
+        controls: how it is written.
+        prefix: ids that the output is made to begin with.
+        model: digest of the model whose ids these are; empty without a prefix.
+        origin: id of the example that this one branches off from; empty where it is none.
+    """
 
     source: str
     target: str | None = None
     controls: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    prefix: tuple[int, ...] = ()
+    model: str = ""
+    origin: str = ""
 
     @property
     def id(self) -> str:
         """Sixteen hexadecimal digits of the digest of all of it."""
-        return digest_json(dataclasses.asdict(self)).removeprefix("sha256:")[:16]
+        return digest_json(self.to_dict()).removeprefix("sha256:")[:16]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The example as a JSON object; one that is no branch says nothing of branches."""
+        found = {"source": self.source, "target": self.target, "controls": dict(self.controls)}
+        branch = {"prefix": list(self.prefix), "model": self.model, "origin": self.origin}
+        return found | {name: value for name, value in branch.items() if value}
 
 
 def save(place: Place, example: Example) -> str:
@@ -38,7 +56,7 @@ def save(place: Place, example: Example) -> str:
     path = place.hidden / "texts" / f"{example.id}.json"
     if not path.exists():
         head = envelope(SCHEMA, command="explain dashboard")
-        write_json(path, {**head, **dataclasses.asdict(example)})
+        write_json(path, {**head, **example.to_dict()})
     return example.id
 
 
@@ -55,7 +73,14 @@ def load(place: Place, id_: str) -> Example:
         raise FileError(f"this link's text ({id_}) is not in {place.runs}; it was made with another folder")
     data = read_json(path, SCHEMA)
     try:
-        example = Example(str(data["source"]), data["target"], dict(data["controls"]))
+        example = Example(
+            str(data["source"]),
+            data["target"],
+            dict(data["controls"]),
+            tuple(int(id_) for id_ in data.get("prefix", ())),
+            str(data.get("model", "")),
+            str(data.get("origin", "")),
+        )
         if example.target is not None and not isinstance(example.target, str):
             raise TypeError
     except (KeyError, TypeError, ValueError):

@@ -26,6 +26,7 @@ _HELP = {
     "sample": "Draws each token by its probability; the same seed draws the same output.",
     "given": "Scores an output that you give, as if the model had written it.",
 }
+MORE_SAMPLES = 6
 MULTILINGUAL = ("mBART", "M2M100")
 """Families whose models must be told the languages."""
 
@@ -33,15 +34,7 @@ MULTILINGUAL = ("mBART", "M2M100")
 def text_form(place: Place, choice: Choice) -> None:
     """The form; handing it in saves the text and changes the view."""
     _follow_view(place)
-    mode = st.segmented_control(
-        "How the output comes about",
-        list(MODES),
-        format_func=lambda name: MODES[name],
-        key="form_mode",
-        persist_state="session",
-        label_visibility="collapsed",
-    )
-    mode = mode or "greedy"
+    mode = st.session_state["form_mode"] or "greedy"
     with st.form("text", border=False):
         st.text_area(
             "Source text",
@@ -63,13 +56,45 @@ def text_form(place: Place, choice: Choice) -> None:
         with st.container(horizontal=True, vertical_alignment="center"):
             label = "Score it" if mode == "given" else "Write"
             handed_in = st.form_submit_button(label, type="primary", help="Ctrl + Enter")
-            with st.popover("Settings", icon=":material/tune:"):
-                controls = _controls(mode) | _reading(choice)
             st.caption(_HELP[mode])
-        if handed_in:
-            with frame.friendly():
-                _take(place, mode, controls)
-                st.rerun()
+    # Outside the form: a choice here changes what else there is to choose at once.
+    with st.expander("How it decodes", icon=":material/tune:", key="form_decoding"):
+        st.segmented_control(
+            "How the output comes about",
+            list(MODES),
+            format_func=lambda name: MODES[name],
+            key="form_mode",
+            persist_state="session",
+            label_visibility="collapsed",
+        )
+        controls = _controls(mode) | _reading(choice)
+        st.caption(f"It counts from the next time that “{label}” is pressed.")
+    if handed_in:
+        with frame.friendly():
+            _take(place, mode, controls)
+            st.rerun()
+
+
+def writing_form(place: Place, choice: Choice) -> None:
+    """The form with a list of examples beside it, for the page that writes."""
+    if choice.task in tasks.names():
+        with st.container(
+            horizontal=True, horizontal_alignment="distribute", vertical_alignment="center", gap="small"
+        ):
+            st.caption("The text to read", width="content")
+            with st.popover("Examples", type="tertiary", icon=":material/lightbulb:", key="form_examples"):
+                st.caption("Texts like those that this model was trained on; a click writes its output.")
+                for number, sample in enumerate(tasks.preview(tasks.get(choice.task), MORE_SAMPLES)):
+                    label = plain(excerpt(sample.source, 64))
+                    if st.button(label, key=f"pick_{number}", type="tertiary"):
+                        _open(place, sample.source)
+    text_form(place, choice)
+
+
+def _open(place: Place, source: str) -> None:
+    with frame.friendly():
+        state.change(example=examples.save(place, Example(source)), step=-1, query=-1)
+        st.rerun()
 
 
 def samples(place: Place, choice: Choice, *, key: str = "sample") -> None:
@@ -80,9 +105,7 @@ def samples(place: Place, choice: Choice, *, key: str = "sample") -> None:
         for number, sample in enumerate(tasks.preview(tasks.get(choice.task), 3)):
             label = plain(excerpt(sample.source, 44))
             if st.button(label, key=f"{key}_{number}", type="secondary", icon=":material/play_arrow:"):
-                with frame.friendly():
-                    state.change(example=examples.save(place, Example(sample.source)), step=-1, query=-1)
-                    st.rerun()
+                _open(place, sample.source)
 
 
 def generation(place: Place, choice: Choice) -> tuple[Example, Generation] | None:
@@ -94,7 +117,9 @@ def generation(place: Place, choice: Choice) -> tuple[Example, Generation] | Non
     except ExplainError as error:
         frame.failed(error)
         if isinstance(error, UnknownTokenError):
-            st.caption("The switch that accepts such words is in Settings. Texts that this model knows:")
+            st.caption(
+                "The switch that accepts such words is under “How it decodes”. Texts that this model knows:"
+            )
         samples(place, choice, key="instead")
     return None
 

@@ -17,7 +17,9 @@ def opened(choice: Choice) -> list[str]:
 def written(choice: Choice, example: Example) -> list[str]:
     """Lines that open the model and make the example's output as `generation`."""
     options: dict[str, Any] = dict(example.controls)
-    if example.target is None:
+    if example.prefix:
+        made = call("model.continue_from", [repr(example.source), repr(list(example.prefix))], options)
+    elif example.target is None:
         made = call("model.generate", [repr(example.source)], options)
     else:
         made = call("model.force", [repr(example.source), repr(example.target)], options)

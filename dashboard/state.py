@@ -48,6 +48,11 @@ class View:
         foil: id of the token that `contrast` stands for, where it was picked and not typed; -1 is none.
         drawn: how the attention of one token is drawn: in the `text`, or as `lines`.
         figures: what the heads' figures are taken over: texts of the model's `task`, or this `text`.
+        beams: beams of the search whose tree is shown; 0 where none was asked for.
+        dropped: the tree has the branches that the search gave up.
+        temperature: of the sampling that is tried out on one step, in per cent.
+        top_k: of that sampling; 0 is no limit.
+        top_p: of that sampling, in per cent; 100 is no limit.
     """
 
     model: str = ""
@@ -72,6 +77,11 @@ class View:
     foil: int = -1
     drawn: str = "text"
     figures: str = "task"
+    beams: int = 0
+    dropped: bool = False
+    temperature: int = 100
+    top_k: int = 0
+    top_p: int = 100
 
 
 _DEFAULT = View()

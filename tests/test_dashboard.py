@@ -127,12 +127,6 @@ def test_an_error_is_one_line_without_a_traceback(runs):
     assert "![" not in app.error[0].value
 
 
-def test_beams_are_listed_with_scores(runs):
-    id_ = examples.save(Place(runs), Example(TEXT, None, {"num_beams": 3, "max_new_tokens": 6}))
-    app = open_page(runs, example=id_)
-    assert any("score (nats)" in frame.value.columns for frame in app.dataframe)
-
-
 def test_a_given_output_is_scored(runs):
     id_ = examples.save(Place(runs), Example(TEXT, "le chat", {}))
     app = open_page(runs, example=id_)

@@ -8,77 +8,125 @@ from collections.abc import Sequence
 import pandas as pd
 import streamlit as st
 
-from dashboard import frame, inputs, snippets, state
-from dashboard.catalogue import Choice
-from dashboard.components.strips import Bar, Strip, strips
+from dashboard import cache, examples, frame, inputs, snippets, state
+from dashboard.catalogue import Choice, current_place
+from dashboard.components.beside import beside
+from dashboard.components.strips import Strip, strips
+from dashboard.components.writing import writing
 from dashboard.examples import Example
 from dashboard.labels import plain
-from dashboard.views import text_page
+from dashboard.views import beams, sampling, text_page
+from explain.errors import ExplainError
 from explain.report import plots
-from explain.report.labels import array, number, plural, probability, token_label
+from explain.report.labels import number, plural, probability, token_label
 from explain.results import Generation
 
 OFFERED = 8
+_FAILED = "generate_failed"
 
 
 def page() -> None:
     """Draw the page."""
     text_page.draw(
         "What did it write, and what else might it have written?",
-        "The output, each token coloured by how unsure the model was. Click one to see what else it weighed.",
+        "Click a token of the output to see what else the model weighed there; choose another, and it goes "
+        "on from that.",
         _show,
-        form=inputs.text_form,
+        form=inputs.writing_form,
     )
 
 
 def _show(choice: Choice, example: Example, generation: Generation) -> None:
+    python = snippets.written(choice, example)
     st.divider()
-    show(generation, snippets.written(choice, example))
-
-
-def show(generation: Generation, python: Sequence[str]) -> None:
-    """The output, token by token, and what the model thought of it; `python` are the lines that made it."""
-    steps = len(generation.target_tokens)
-    step = state.current().step if 0 <= state.current().step < steps else _least_sure(generation)
-    shown = [
-        Strip("source", "Source", generation.source_tokens, generation.source_text),
-        Strip(
-            "output",
-            "Output",
-            generation.target_tokens,
-            generation.target_text,
-            role="pick",
-            values=1 - array(generation.log_probs.exp()),
-            bar=Bar("doubt", 1.0, "probability", ends=("1", "0"), numbers=False),
-            notes=[_note(generation, t) for t in range(steps)],
-            hint="click a token",
-        ),
-    ]
-    strips(shown, key="generate_strips", theme=frame.theme(), picked=step, on_pick=_pick)
+    failed = st.session_state.pop(_FAILED, "")
+    if failed:
+        st.error(plain(failed), icon=":material/error:")
+    if example.origin:
+        _beside(choice, example, generation)
+    step = _step(generation)
+    strips(
+        [Strip("source", "Source", generation.source_tokens, generation.source_text)],
+        key="generate_strips",
+        theme=frame.theme(),
+    )
+    writing(
+        generation,
+        offered=OFFERED,
+        key="generate_writing",
+        theme=frame.theme(),
+        picked=step,
+        on_pick=lambda picked: state.change(step=-1 if picked is None else picked),
+        on_fork=lambda at, id_: fork(choice, example, [*generation.target_ids[:at].tolist(), id_]),
+    )
+    st.caption(
+        "The darker a token, the less likely it was; the higher the bar below it, the more the model "
+        "hesitated (entropy; 0 nats is no doubt). A number such as #2 is the rank of a token that was not "
+        "the most likely one."
+    )
     _summary(generation)
-    frame.section("What else it might have written here")
-    _alternatives(generation, step, python)
-    if generation.beams:
-        frame.section("The beams")
-        _beams(generation)
+    if step >= 0:
+        sampling.show(choice, example, generation, step, python)
+    beams.show(
+        choice,
+        example,
+        on_choose=lambda ids: fork(choice, example, [*example.prefix, *ids]),
+    )
     with st.expander("How sure it was, token by token"):
         _certainty(generation, python)
 
 
-def _pick(step: int | None) -> None:
-    state.change(step=-1 if step is None else step)
+def fork(choice: Choice, example: Example, ids: Sequence[int]) -> None:
+    """Make the view's example the one that begins with these ids; the model writes the rest."""
+    kept = dict(example.controls)
+    try:
+        branch = Example(
+            example.source,
+            None,
+            kept,
+            prefix=tuple(ids),
+            model=cache.facts(choice)["digest"],
+            origin=state.current().example,
+        )
+        state.change(example=examples.save(current_place(), branch), step=len(ids) - 1, query=-1)
+    except ExplainError as error:
+        st.session_state[_FAILED] = str(error)
 
 
-def _least_sure(generation: Generation) -> int:
-    return int(generation.log_probs.argmin()) if len(generation.target_tokens) else -1
+def _step(generation: Generation) -> int:
+    """The step that is looked at: the chosen one, else the one that the model was least sure of."""
+    steps = len(generation.target_tokens)
+    if 0 <= state.current().step < steps:
+        return state.current().step
+    return int(generation.log_probs.argmin()) if steps else -1
 
 
-def _note(generation: Generation, step: int) -> str:
-    value = float(generation.log_probs[step])
-    return (
-        f"step {step} · probability {probability(value)} · rank {int(generation.ranks[step]):,} · "
-        f"log-probability {number(value)} nats · entropy {number(float(generation.entropy[step]))} nats"
-    )
+def _beside(choice: Choice, example: Example, generation: Generation) -> None:
+    """What a branch branches off from, and what has become of it."""
+    origin = examples.find(current_place(), example.origin)
+    if origin is None:
+        return
+    before = cache.generation(choice, origin)
+    pairs = zip(example.prefix, before.target_ids.tolist(), strict=False)
+    same = min(len(example.prefix), len(before.target_tokens))
+    at = next((step for step, (one, other) in enumerate(pairs) if one != other), same)
+    said = "You had it begin as it did the first time; the rest is its own"
+    if at < len(example.prefix):
+        shared = at < len(before.target_tokens)
+        instead = f" instead of ‘{token_label(before.target_tokens[at])}’" if shared else ""
+        chosen = token_label(generation.target_tokens[at])
+        said = f"You had it write ‘{chosen}’{instead} at step {at}; the rest is its own"
+    with st.container(border=True, key="branch"):
+        with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="center"):
+            st.markdown(f"**{plain(said)}**", width="content")
+            if st.button("Back to the first", icon=":material/undo:", type="tertiary", key="back"):
+                state.change(example=example.origin, step=at)
+                st.rerun()
+        beside(before, generation, names=("First", "With your token"), key="beside", theme=frame.theme())
+        st.caption(
+            "Struck through: only in the first output. Underlined: only in the second. Nats per token: how "
+            "likely the model finds each output as a whole, your token included; 0 is certain."
+        )
 
 
 def _summary(generation: Generation) -> None:
@@ -90,6 +138,9 @@ def _summary(generation: Generation) -> None:
         "sample": f"sampling with seed {generation.settings.get('seed')}",
         "forced": "given, not written by the model (tokens underlined with dots)",
     }[str(generation.settings["decoding"])]
+    given = int(generation.settings.get("prefix_tokens", 0))
+    if given:
+        how = f"the first {plural(given, 'token')} given (underlined with dots), then {how}"
     st.caption(
         plain(
             f"{plural(count, 'token')} · {how} · mean log-probability {number(mean)} nats per token "
@@ -99,61 +150,10 @@ def _summary(generation: Generation) -> None:
     if not generation.finished:
         limit = generation.settings.get("max_new_tokens", count)
         st.warning(
-            f"The output was cut at {limit} tokens, before its end. “Longest output” is in Settings.",
+            f"The output was cut at {limit} tokens, before its end. “Longest output” is under "
+            "“How it decodes”.",
             icon=":material/content_cut:",
         )
-
-
-def _alternatives(generation: Generation, step: int, python: Sequence[str]) -> None:
-    if step < 0:
-        st.caption("The output is empty.")
-        return
-    kept = min(OFFERED, generation.top_ids.shape[1])
-    left, right = st.columns([3, 2], gap="medium")
-    with left:
-        frame.figure(
-            plots.alternatives_bars(generation, step, kept, theme=frame.theme()),
-            "The filled bar is the token in the output. A probability of 1 is certain; the rest of 1 goes to "
-            "tokens that are not shown.",
-            key="alternatives",
-            alt=f"Bars: the {kept} most likely tokens at step {step}",
-            python=snippets.drawn(python, f"alternatives_bars(generation, {step}, {kept})"),
-        )
-    with right:
-        st.dataframe(
-            pd.DataFrame(
-                [
-                    {
-                        "rank": item.rank,
-                        "token": token_label(item.text),
-                        "probability": math.exp(item.log_prob),
-                        "log-prob (nats)": item.log_prob,
-                    }
-                    for item in generation.alternatives(step, kept)
-                ]
-            ),
-            hide_index=True,
-            column_config={
-                "probability": st.column_config.NumberColumn(format="%.4f"),
-                "log-prob (nats)": st.column_config.NumberColumn(format="%.3f"),
-            },
-        )
-
-
-def _beams(generation: Generation) -> None:
-    st.dataframe(
-        pd.DataFrame(
-            [
-                {"beam": place + 1, "score (nats)": beam.score, "output": beam.text}
-                for place, beam in enumerate(generation.beams)
-            ]
-        ),
-        hide_index=True,
-        column_config={"score (nats)": st.column_config.NumberColumn(format="%.4f")},
-    )
-    st.caption(
-        "The score is the beam's log-probability, evened out over its length; 0 is certain. The best wins."
-    )
 
 
 def _certainty(generation: Generation, python: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from plotly.subplots import make_subplots
 
 from explain.report import colours
 from explain.report.colours import Theme
+from explain.report.decoding_plots import reshaped_bars
 from explain.report.facts import scale_ends
 from explain.report.labels import (
     array,
@@ -41,6 +42,7 @@ __all__ = [
     "deletion_figure",
     "entropy_strip",
     "ranking_figure",
+    "reshaped_bars",
     "token_log_probs",
     "training_curve",
 ]
