@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import streamlit as st
@@ -27,12 +27,33 @@ LEVEL_NAMES = {"token": "Tokens", "word": "Words", "sentence": "Sentences"}
 
 @dataclass(frozen=True)
 class Asked:
-    """A method and what it is asked; `options` are those that differ from the method's defaults."""
+    """A method and what it is asked.
+
+    Attributes:
+        method: the method.
+        objective: what is explained.
+        contrast: what stands against the output, or None.
+        options: those of the method's settings that differ from its defaults.
+        foil: the id of the token that the contrast stands for; -1 where it is a text.
+        second: another method to be asked the same, with its defaults, or None.
+    """
 
     method: Method
     objective: str
     contrast: str | None
     options: dict[str, Any]
+    foil: int = -1
+    second: Method | None = None
+
+    def of(self, method: Method, *, options: dict[str, Any] | None = None) -> Asked:
+        """The same asked of another method, as far as that can be asked it."""
+        return Asked(
+            method,
+            self.objective if method.objective else "log_prob",
+            self.contrast if method.contrast else None,
+            options or {},
+            self.foil if method.contrast else -1,
+        )
 
 
 def ask(kept: Kept | None = None) -> Asked:
@@ -42,7 +63,7 @@ def ask(kept: Kept | None = None) -> Asked:
     name = view.method if view.method in names else names[0]
     method = REGISTRY.get(name)
     with st.container(border=True):
-        one, two, three, four = st.columns([14, 6, 6, 5], vertical_alignment="bottom")
+        one, beside, two, three, four = st.columns([11, 9, 7, 6, 5], vertical_alignment="bottom")
         one.selectbox(
             "Method",
             names,
@@ -51,8 +72,10 @@ def ask(kept: Kept | None = None) -> Asked:
             + ("★ is the most trusted on this model; ✗ failed its checks." if kept else ""),
             **state.bind("method", shown=name, options=""),
         )
-        _objective(two, method)
-        _contrast(three, method)
+        second = _second(beside, name, names, kept)
+        asks = [method, *([second] if second else [])]
+        _objective(two, asks)
+        _contrast(three, asks)
         four.selectbox(
             "Between",
             CHOICES,
@@ -60,17 +83,21 @@ def ask(kept: Kept | None = None) -> Asked:
             help="Merge the pieces of a word, or the words of a sentence: their scores are summed.",
             **state.bind("level", shown=view.level if view.level in CHOICES else CHOICES[0]),
         )
-        st.caption(plain(method.reads + (f" ({method.paper})" if method.paper else "")))
+        for each in asks:
+            name_first = f"**{plain(each.label)}:** " if second else ""
+            st.caption(name_first + plain(each.reads + (f" ({each.paper})" if each.paper else "")))
         trust_card.reason(kept, name)
         settings = options.ask(method)
-    return Asked(
+    view = state.current()
+    whole = Asked(
         method,
-        state.current().objective
-        if method.objective and state.current().objective in OBJECTIVES
-        else "log_prob",
-        (state.current().contrast or None) if method.contrast else None,
+        view.objective if view.objective in OBJECTIVES else "log_prob",
+        view.contrast or None,
         settings,
+        view.foil if view.contrast else -1,
+        second,
     )
+    return replace(whole.of(method, options=settings), second=second)
 
 
 def by_kind() -> list[str]:
@@ -84,9 +111,23 @@ def title(name: str) -> str:
     return f"{KIND_NAMES.get(method.kind, method.kind)} · {method.label}"
 
 
-def _objective(column: Any, method: Method) -> None:
+def _second(column: Any, name: str, names: list[str], kept: Kept | None) -> Method | None:
+    view = state.current()
+    shown = view.second if view.second in names and view.second != name else ""
+    column.selectbox(
+        "Beside it",
+        ["", *(item for item in names if item != name)],
+        format_func=lambda item: trust_card.marked(title(item), item, kept) if item else "no second method",
+        help="A second method on the same output, with its own defaults: where two unlike methods agree, "
+        "both are easier to believe.",
+        **state.bind("second", shown=shown),
+    )
+    return REGISTRY.get(shown) if shown else None
+
+
+def _objective(column: Any, asks: list[Method]) -> None:
     known = list(OBJECTIVES)
-    if not method.objective:
+    if not any(method.objective for method in asks):
         column.selectbox("What is explained", ["–"], disabled=True, help="This method explains no objective.")
         return
     view = state.current()
@@ -98,8 +139,8 @@ def _objective(column: Any, method: Method) -> None:
     )
 
 
-def _contrast(column: Any, method: Method) -> None:
-    if not method.contrast:
+def _contrast(column: Any, asks: list[Method]) -> None:
+    if not any(method.contrast for method in asks):
         column.text_input("Rather than", disabled=True, placeholder="takes no contrast")
         return
     column.text_input(
@@ -108,5 +149,5 @@ def _contrast(column: Any, method: Method) -> None:
         placeholder="another word or output",
         help="A foil: why this rather than that? One token stands against every output token, a longer text "
         "is aligned by position.",
-        **state.bind("contrast"),
+        **state.bind("contrast", foil=-1),
     )

@@ -50,13 +50,19 @@ def _file(found: Attribution, ending: str) -> Callable[[], bytes]:
     return make
 
 
-def python(choice: Choice, example: Example, asked: Asked, *, level: str) -> list[str]:
-    """Lines that compute the same numbers as `attribution`."""
+def python(
+    choice: Choice, example: Example, asked: Asked, *, level: str, span: tuple[int, int] | None = None
+) -> list[str]:
+    """Lines that compute the same numbers as `attribution`; `span` are output tokens explained as one."""
     settings: dict[str, Any] = {"method": asked.method.name}
     if asked.method.objective:
         settings["target"] = asked.objective
     if asked.contrast:
-        settings["contrast"] = asked.contrast
+        settings["contrast"] = asked.foil if asked.foil >= 0 else asked.contrast
+    if span is not None:
+        settings["positions"] = [span]
+        if asked.contrast and asked.foil < 0:
+            settings["contrast_span"] = span
     return [
         *snippets.written(choice, example),
         f"attribution = {snippets.call('model.attribute', ['generation'], settings | asked.options)}",
@@ -64,8 +70,10 @@ def python(choice: Choice, example: Example, asked: Asked, *, level: str) -> lis
     ]
 
 
-def snippet(choice: Choice, example: Example, asked: Asked, *, level: str) -> None:
+def snippet(
+    choice: Choice, example: Example, asked: Asked, *, level: str, span: tuple[int, int] | None = None
+) -> None:
     """Python that computes the same numbers."""
-    lines = [*python(choice, example, asked, level=level), 'attribution.save("attribution.html")']
+    lines = [*python(choice, example, asked, level=level, span=span), 'attribution.save("attribution.html")']
     with st.expander("The same in Python"):
         st.code("\n".join(lines), language="python", wrap_lines=True)

@@ -84,12 +84,20 @@ def reason(kept: Kept | None, name: str) -> None:
         st.caption(plain(f"{card.sign} {card.word.capitalize()} on this model. {card.reason}"))
 
 
-def beside(kept: Kept | None, missing: str, name: str) -> bool:
-    """The card between the choice of a method and its map; True where the map should be shown paler."""
+def beside(kept: Kept | None, missing: str, name: str, *, key: str = "", named: bool = False) -> bool:
+    """The card between the choice of a method and its map; True where the map should be shown paler.
+
+    Args:
+        kept: the evaluation of the model.
+        missing: why there is none.
+        name: the method.
+        key: tells two cards on one page apart.
+        named: the card says whose it is.
+    """
     if kept is None:
-        with _line("trust_missing"):
+        with _line(f"trust_missing{key}"):
             st.caption(missing, width="content")
-            _to_page("Check the methods", "")
+            _to_page("Check the methods", "", key)
         return False
     card = view_of(kept, name)
     failed = card.verdict == "fails"
@@ -102,17 +110,20 @@ def beside(kept: Kept | None, missing: str, name: str) -> bool:
             ),
             icon=":material/warning:",
         )
-    with _line("trust_line"):
+    with _line(f"trust_line{key}"):
+        if named:
+            st.markdown(f"**{plain(card.label)}**", width="content")
         badge(card)
         if failed:
-            if kept.best in REGISTRY.rows and st.button(
-                f"Use {plain(label_of(kept.best))}", icon=":material/star:", key="trust_use_best"
+            replaceable = kept.best in REGISTRY.rows and not named
+            if replaceable and st.button(
+                f"Use {plain(label_of(kept.best))}", icon=":material/star:", key=f"trust_use_best{key}"
             ):
                 state.change(method=kept.best, options="")
                 st.rerun()
         elif card.verdict not in _SAYS:  # the others said why under the choice of the method
             st.caption(plain(why(kept, name)), width="content")
-        _to_page("Its trust card", name)
+        _to_page("Its trust card", name, key)
     return failed
 
 
@@ -151,7 +162,7 @@ def _line(key: str) -> Any:
     return st.container(horizontal=True, vertical_alignment="center", gap="small", key=key)
 
 
-def _to_page(label: str, name: str) -> None:
-    if st.button(label, type="tertiary", icon=":material/verified:", key="trust_page"):
+def _to_page(label: str, name: str, key: str = "") -> None:
+    if st.button(label, type="tertiary", icon=":material/verified:", key=f"trust_page{key}"):
         state.change(card=name)
         st.switch_page(PAGE)
