@@ -33,8 +33,18 @@ from explain.analysis.neurons import (
     load_neurons,
     survey_neurons,
 )
-from explain.analysis.patching import Disagreement, Patching, attribution_patching, disagreement, patch
+from explain.analysis.patching import (
+    Disagreement,
+    Patching,
+    attribution_patching,
+    disagreement,
+    measured_disagreement,
+    patch,
+)
+from explain.analysis.probes import Probe, ProbeReport, Share, probe
+from explain.analysis.projection import Projection, project
 from explain.analysis.redecode import Change, Redecoded, redecode
+from explain.analysis.representations import Row, StateTable, hidden_states
 from explain.analysis.similarity import Similarity, cka, similarity
 from explain.analysis.survey import HeadSurvey, survey_heads
 
@@ -63,10 +73,16 @@ __all__ = [
     "NeuronType",
     "Patching",
     "PointSummary",
+    "Probe",
+    "ProbeReport",
+    "Projection",
     "Redecoded",
     "RoleRules",
+    "Row",
+    "Share",
     "Similarity",
     "Site",
+    "StateTable",
     "TokenScore",
     "Watched",
     "WordAlignment",
@@ -80,12 +96,16 @@ __all__ = [
     "head_importance",
     "head_roles",
     "head_statistics",
+    "hidden_states",
     "knockout",
     "knockout_sweep",
     "load_neurons",
     "logit_lens",
     "mean_ablation",
+    "measured_disagreement",
     "patch",
+    "probe",
+    "project",
     "rank_correlation",
     "redecode",
     "similarity",
