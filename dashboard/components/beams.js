@@ -1,4 +1,6 @@
 // A beam search as a tree of text. Every text is set by textContent; nothing here reads HTML.
+const RIGHT_TO_LEFT = /[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
+
 export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.querySelector(".beams");
   const focused = root.getRootNode().activeElement?.dataset?.node;
@@ -7,6 +9,9 @@ export default function ({ data, parentElement, setTriggerValue }) {
   tree.setAttribute("role", "tree");
   tree.setAttribute("aria-label", "Beams of the search");
   const lines = data.lines.map((line) => draw(line, data));
+  const letter = data.lines.flatMap((line) => line.parts.map((part) => (part.s ? "" : part.t))).join("").match(/\p{L}/u);
+  const rtl = Boolean(letter && RIGHT_TO_LEFT.test(letter[0]));
+  tree.dir = rtl ? "rtl" : "ltr";
   tree.append(head(), ...lines);
   root.replaceChildren(tree);
   const reachable = (line) => lines.forEach((one) => { one.tabIndex = one === line ? 0 : -1; });
@@ -28,8 +33,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
       Home: 0,
       End: lines.length - 1,
       // Along the tree: to the first branch of this one, and back to the one that it grows from.
-      ArrowRight: depth(place + 1 < lines.length ? place + 1 : place) > depth(place) ? place + 1 : place,
-      ArrowLeft: lines.findLastIndex((_, at) => at < place && depth(at) < depth(place)),
+      [rtl ? "ArrowLeft" : "ArrowRight"]: depth(place + 1 < lines.length ? place + 1 : place) > depth(place) ? place + 1 : place,
+      [rtl ? "ArrowRight" : "ArrowLeft"]: lines.findLastIndex((_, at) => at < place && depth(at) < depth(place)),
     };
     if (!(event.key in goals)) return;
     event.preventDefault();
@@ -74,7 +79,7 @@ function draw(line, data) {
   fill.style.backgroundColor = data.fill[best ? 1 : 0];
   fill.style.borderColor = data.fill[1];
   track.append(fill);
-  share.append(track, make("span", "", line.p));
+  share.append(track, make("span", "p", line.p));
   const score = make("span", "n");
   if (line.place !== null) score.append(make("span", "", line.score), make("span", "place", String(line.place + 1)));
   else if (line.dropped) score.append(make("span", "note", "dropped"));

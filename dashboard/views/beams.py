@@ -39,7 +39,9 @@ def show(choice: Choice, example: Example, *, on_choose: Callable[[list[int]], o
         st.caption("The beginning that was given is the whole output already: there is nothing to search.")
         return
     _tree(search, wanted, own > 1, lambda node: on_choose(search.ids(node)))
-    with st.container(horizontal=True, vertical_alignment="top", gap="small"):
+    with st.container(
+        horizontal=True, vertical_alignment="top", gap="small", wrap=False, key="under_beam_tree"
+    ):
         _reading(search)
         _take_away(choice, example, search, wanted)
 

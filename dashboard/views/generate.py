@@ -60,7 +60,7 @@ def _show(choice: Choice, example: Example, generation: Generation) -> None:
         on_fork=lambda at, id_: fork(choice, example, [*generation.target_ids[:at].tolist(), id_]),
     )
     st.caption(
-        "The darker a token, the less likely it was; the higher the bar below it, the more the model "
+        "The more violet a token, the less likely it was; the higher the bar below it, the more the model "
         "hesitated (entropy; 0 nats is no doubt). A number such as #2 is the rank of a token that was not "
         "the most likely one."
     )

@@ -72,8 +72,8 @@ def _try_out(generation: Generation, logits: torch.Tensor, step: int, python: li
     shown = [token.id for token in tokens]
     frame.figure(
         plots.reshaped_bars(tokens, drawn[step, shown], step=step, written=written, theme=frame.theme()),
-        "Pale: the model's own probabilities. Dark: those that a token would be drawn by. The dot marks the "
-        "token in the output; what is cut off can no longer come.",
+        "The upper bar is the model's own probability, the full one below it that with which sampling would "
+        "draw the token. The dot marks the token in the output; what is cut off can no longer come.",
         key="reshaped",
         alt=f"Bars: probabilities of the {len(tokens)} most likely tokens at step {step}, before and after",
         python=_python(python, step, len(tokens), settings),
