@@ -6,7 +6,8 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,19 @@ from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArgumen
 from explain.errors import TrainingError
 from explain.training.batches import IGNORED, Batches
 from explain.training.recipes import Recipe, build_optimizer, build_schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Shaping:
+    """What a training run does beyond learning from its pairs.
+
+    Attributes:
+        begin: called with the model before the first step, after a resumption as well.
+        loss: makes what is learnt from the batch, the model's outputs and the loss on the targets.
+    """
+
+    begin: Callable[[PreTrainedModel], None] | None = None
+    loss: Callable[[Mapping[str, torch.Tensor], Any, torch.Tensor], torch.Tensor] | None = None
 
 
 class Loop(Seq2SeqTrainer):
@@ -32,6 +46,7 @@ class Loop(Seq2SeqTrainer):
         folder: Path,
         seed: int,
         evaluate: Callable[[], Any],
+        shaping: Shaping | None = None,
     ):
         """Prepare to train.
 
@@ -43,7 +58,11 @@ class Loop(Seq2SeqTrainer):
             folder: where checkpoints go.
             seed: torch's seed, for dropout.
             evaluate: called where an evaluation is due.
+            shaping: what is done beyond learning from the pairs.
         """
+        self.shaping = shaping or Shaping()
+        if self.shaping.begin is not None:
+            self.shaping.begin(model)
         optimizer = build_optimizer(recipe, model)
         super().__init__(
             model=model,
@@ -83,6 +102,8 @@ class Loop(Seq2SeqTrainer):
         else:
             outputs = model(**inputs, use_cache=False)
             loss = outputs.loss
+        if self.shaping.loss is not None:
+            loss = self.shaping.loss(inputs, outputs, loss)
         self.last_loss = loss.item()
         if not math.isfinite(self.last_loss):
             raise TrainingError(

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import PreTrainedModel, set_seed
 
 from explain.errors import InputError, ModelError, TextTooLongError
+from explain.model.int8 import is_int8
 from explain.model.loading import open_model
 from explain.model.text import special_ids
 from explain.training import recipes, tasks
@@ -70,6 +71,11 @@ def prepare(config: TrainConfig, *, checkpoint: Path | None = None, recipe: Reci
         model, tokenizer, encoded = _from_scratch(recipe, *pairs, task=config.task is not None)
     else:
         model, tokenizer, _ = open_model(origin, device="cpu")
+        if is_int8(model):
+            raise ModelError(
+                f"{origin} is in int8, which no training can change: its steps are smaller than what int8 "
+                "tells apart; train the original, then quantise"
+            )
         _set_languages(tokenizer, config)
         encoded = _encode_pairs(tokenizer, *pairs)
         _check_tokens(encoded, model)
@@ -97,6 +103,29 @@ def _steps(recipe: Recipe, pairs: int) -> int:
 
 
 Split = tuple[list[Pair], list[Pair]]
+
+
+def read_pairs(config: TrainConfig, count: int) -> Split:
+    """The pairs that training with these options would see (of a task the first `count`), and those held out.
+
+    Raises:
+        ExplainError: a task or data that cannot be used.
+    """
+    seed = config.seed or 0
+    if config.task is not None:
+        return _task_pairs(config.task, Recipe(examples=count), seed)
+    return _file_pairs(config, seed)
+
+
+def encode_pairs(tokenizer: Any, pairs: Sequence[Pair], model: PreTrainedModel) -> Encoded:
+    """Pairs with the ids that `model` reads and is to write.
+
+    Raises:
+        ExplainError: pairs that the model has no tokens or no positions for; nothing is cut.
+    """
+    encoded = _encoded(tokenizer, pairs)
+    _check_tokens((encoded,), model)
+    return encoded
 
 
 def _changed(recipe: Recipe, config: TrainConfig) -> Recipe:
@@ -158,7 +187,7 @@ def _from_scratch(
     return recipes.build_model(recipe, tokenizer, positions), tokenizer, encoded
 
 
-def _check_tokens(encoded: tuple[Encoded, Encoded], model: PreTrainedModel) -> None:
+def _check_tokens(encoded: tuple[Encoded, ...], model: PreTrainedModel) -> None:
     """Refuse pairs that the model has no tokens or no positions for; nothing is cut."""
     limit = getattr(model.config, "max_position_embeddings", None) or math.inf
     embeddings: Any = model.get_input_embeddings()

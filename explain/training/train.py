@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from explain.model.text import special_ids
 from explain.runs import JobStopped, Run
 from explain.training.batches import Batches
 from explain.training.config import CHECKPOINTS, TrainConfig, merge
-from explain.training.loop import Loop
+from explain.training.loop import Loop, Shaping
 from explain.training.prepare import prepare
 from explain.training.recipes import Recipe
 from explain.training.record import LiveRecord, Progress
@@ -51,29 +52,65 @@ def train(config: TrainConfig, run: Run, progress: Progress | None = None) -> di
         KeyboardInterrupt: after Ctrl-C, once the checkpoint is written.
     """
     result: dict[str, Any] = {}
-    with run.running(), _quietly():
-        job = _Job(config, run, progress)
-        job.learn()
-        result = job.finish()
+    with run.running(), quietly():
+        if config.resume:
+            config = dataclasses.replace(merge(config, run), resume=True)
+        result = learn(config, run, progress, manifest={"config": config.to_dict()})
     if result:
         shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
     return result
 
 
+def learn(
+    config: TrainConfig,
+    run: Run,
+    progress: Progress | None = None,
+    *,
+    recipe: Recipe | None = None,
+    shaping: Shaping | None = None,
+    manifest: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The work of `train` inside a run that is running already, for runs that do more than train.
+
+    Checkpoints are left in the run folder: whoever calls this removes them when the run is done.
+
+    Args:
+        config: the options, whole; with `resume` the last checkpoint is gone on from, if there is one.
+        run: the run folder.
+        progress: called with every record that goes into `progress.jsonl`.
+        recipe: how to train; left out, the options decide. A resumed run keeps the recipe it was begun with.
+        shaping: what is done beyond learning from the pairs.
+        manifest: fields for `run.json`.
+
+    Raises:
+        JobStopped: someone asked for it.
+        Everything that `train` raises.
+    """
+    job = _Job(config, run, progress, recipe, shaping, manifest or {})
+    job.learn()
+    return job.finish()
+
+
 class _Job:
     """One process's share of a training run."""
 
-    def __init__(self, config: TrainConfig, run: Run, progress: Progress | None):
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: Run,
+        progress: Progress | None,
+        recipe: Recipe | None,
+        shaping: Shaping | None,
+        manifest: Mapping[str, Any],
+    ):
         self.run = run
         self.checkpoint = None
-        recipe = None
         if config.resume:
-            config = merge(config, run)
-            recipe = _stored_recipe(run)
+            recipe = _stored_recipe(run) or recipe
             self.checkpoint = _last_checkpoint(run.path)
         self.data = prepare(config, checkpoint=self.checkpoint, recipe=recipe)
-        _put_in_order(run.path / MODEL)
-        self._begin(config)
+        put_in_order(run.path / MODEL)
+        self._begin(config, manifest)
         seed = config.seed or 0
         self.batches = self._batches(seed)
         before = max((record.get("seconds", 0.0) for record in run.progress()), default=0.0)
@@ -86,11 +123,12 @@ class _Job:
             folder=run.path / CHECKPOINTS,
             seed=seed,
             evaluate=self.evaluate,
+            shaping=shaping,
         )
         self.loop.add_callback(self.record)
         self.record.loop = self.loop
 
-    def _begin(self, config: TrainConfig) -> None:
+    def _begin(self, config: TrainConfig, fields: Mapping[str, Any]) -> None:
         """Write into the manifest what this run is, or see that it still is that."""
         manifest = self.run.manifest
         step = 0 if self.checkpoint is None else _step_of(self.checkpoint)
@@ -104,7 +142,7 @@ class _Job:
                     "put them back, or begin a new run"
                 )
         self.run.update(
-            config=config.to_dict(),
+            **fields,
             seed=config.seed or 0,
             recipe=self.data.recipe.to_dict(),
             data_digest=self.data.digest,
@@ -178,7 +216,7 @@ class _Job:
         self.run.log(f"step {step:,}: loss {scores.loss:.4f}, exact match {scores.exact_match:.3f}")
 
     def _keep(self) -> None:
-        _save_model(self.data.model, self.data.tokenizer, self.run.path / MODEL)
+        save_model(self.data.model, self.data.tokenizer, self.run.path / MODEL)
         self.run.update(model=MODEL)
 
     def finish(self) -> dict[str, Any]:
@@ -211,8 +249,8 @@ def _last_checkpoint(folder: Path) -> Path | None:
     return max(found, key=_step_of, default=None)
 
 
-def _save_model(model: PreTrainedModel, tokenizer: Any, goal: Path) -> None:
-    """Write the model aside, then put it in the place of the one before."""
+def save_model(model: PreTrainedModel, tokenizer: Any, goal: Path) -> None:
+    """Write a model folder aside, then put it in the place of the one before: it is whole or not there."""
     aside, old = _aside(goal), _old(goal)
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -228,7 +266,7 @@ def _save_model(model: PreTrainedModel, tokenizer: Any, goal: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _put_in_order(goal: Path) -> None:
+def put_in_order(goal: Path) -> None:
     """Undo what a process left that was killed while it saved a model."""
     if not goal.exists() and _old(goal).exists():
         os.replace(_old(goal), goal)
@@ -245,7 +283,7 @@ def _old(goal: Path) -> Path:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Keep transformers' notes and bars off the terminal: those who train can do nothing about them."""
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
