@@ -7,7 +7,8 @@ import sys
 from explain import terminal
 
 # Commands are listed by --help in the order of these imports.
-from explain.cli import lists, models, explanations, evaluation, comparison, lenses, training, dashboard  # isort: skip
+from explain.cli import lists, models, explanations, evaluation, comparison, lenses  # isort: skip
+from explain.cli import training, compression, dashboard  # isort: skip
 from explain.cli.common import analyze, app
 
 app.add_typer(analyze)
@@ -15,6 +16,7 @@ app.add_typer(analyze)
 __all__ = [
     "app",
     "comparison",
+    "compression",
     "dashboard",
     "evaluation",
     "explanations",
