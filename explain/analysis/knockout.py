@@ -160,6 +160,7 @@ def knockout_sweep(
     *,
     side: str = "source",
     window: int | None = 1,
+    layers: tuple[int, int] | None = None,
     steps: int | Sequence[int] | None = None,
     objective: Objective = "log_prob",
     contrast: Contrast | None = None,
@@ -173,6 +174,7 @@ def knockout_sweep(
         generation: the input and the output that is kept.
         side: `source` (cross-attention), or `prefix` (self-attention; the last target token is no input).
         window: how many layers in a row hide the token; None is all of them at once.
+        layers: the first and the last decoder layer that windows may cover, both included; None is all.
         steps: hidden only when these target tokens are written; None is all.
         objective: as for `attribute`.
         contrast: a foil.
@@ -183,7 +185,8 @@ def knockout_sweep(
         InputError: no such side or window; a side with nothing that could be hidden.
         Cancelled: `should_stop` said so.
     """
-    depth = len(layers_of(model.hf, model.family.decoder))
+    begin, end = _layers(model, layers)
+    depth = end - begin + 1
     size = depth if window is None else window
     if side not in SIDES or not isinstance(size, int) or not 1 <= size <= depth:
         raise InputError(f"side={side!r}, window={window!r}: source or prefix, and 1 to {depth} layers")
@@ -195,7 +198,7 @@ def knockout_sweep(
     parts = [
         Hidden(*((token,), ()) if side == "source" else ((), (token,)), (first, first + size - 1), chosen)
         for token in range(tokens)
-        for first in range(depth - size + 1)
+        for first in range(begin, begin + depth - size + 1)
     ]
     return _knocked_out(model, generation, parts, objective, contrast, positions, limits)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self, Unpack
 
 import torch
@@ -54,6 +54,12 @@ class Patching(SiteEffects):
     other_tokens: tuple[Token, ...]
     noising: bool
     exact: bool
+
+    def at(self, parts: Collection[Site]) -> Self:
+        """The same at some of the places alone, in this result's order."""
+        chosen = [number for number, part in enumerate(self.parts) if part in parts]
+        kept = tuple(self.parts[number] for number in chosen)
+        return replace(self, parts=kept, effect=self.effect[chosen], change=self.change[chosen])
 
     def _numbers(self, number: int, row: int) -> dict[str, float]:
         own = {"change": float(self.change[number, row]), "other_value": float(self.other_value[row])}
@@ -126,6 +132,7 @@ def patch(
     contrast: Contrast | None = None,
     positions: Positions = None,
     noising: bool = False,
+    only: Collection[Site] | None = None,
     **limits: Unpack[Limits],
 ) -> Patching:
     """Put the clean run's activations into the corrupted run, one place at a time.
@@ -146,6 +153,7 @@ def patch(
         contrast: a foil; the answer to the corrupted source is a good one.
         positions: target tokens to explain; None is all of them.
         noising: put the corrupted run's activations into the clean run instead.
+        only: of these places, those to patch, such as the strongest of an estimate; None is all.
         **limits: see `Limits`.
 
     Raises:
@@ -154,7 +162,7 @@ def patch(
         Cancelled: `should_stop` said so.
     """
     pair = _Pair.of(model, clean, corrupted, points, (objective, contrast, positions), noising)
-    sites = sites_of(pair.activations, by)
+    sites = [site for site in sites_of(pair.activations, by) if only is None or site in only]
     versions = [site.edits(pair.activations) for site in sites]
     found = values_under(model, pair.run, pair.asked, [(), *versions], **limits)
     return pair.result(sites, found[0], found[1:] - found[0], by, exact=True)
@@ -201,6 +209,37 @@ def attribution_patching(
         value, products = _first_order(model, pair, memory_budget)
     change = torch.stack([_added(site, products) for site in sites])
     return pair.result(sites, value, change, by, exact=False)
+
+
+def measured_disagreement(
+    estimate: Patching,
+    model: Seq2Seq,
+    clean: Generation,
+    corrupted: Generation,
+    cells: int = 64,
+    **question: Any,
+) -> Disagreement:
+    """How far an estimate is off, measured by patching some of its places: the strongest, and others evenly.
+
+    Args:
+        estimate: of `attribution_patching`.
+        model: the model that it is about.
+        clean: the clean input that it was made of.
+        corrupted: the corrupted one.
+        cells: how many places are patched.
+        **question: `objective`, `contrast`, `positions` as for the estimate, and `Limits`.
+
+    Raises:
+        InputError: as for `patch` and `disagreement`; cells below 1.
+    """
+    if cells < 1:
+        raise InputError(f"cells is {cells}; at least one place must be patched")
+    strongest = [part for part, _ in estimate.top(cells // 2)]
+    every = max(1, len(estimate.parts) // max(1, cells - len(strongest)))
+    chosen = {*strongest, *estimate.parts[::every][: cells - len(strongest)]}
+    points, by = estimate.config["points"], estimate.config["by"]
+    exact = patch(model, clean, corrupted, points, by, noising=estimate.noising, only=chosen, **question)
+    return disagreement(exact, estimate.at(chosen))
 
 
 def disagreement(patching: Patching, estimate: Patching, k: int = 5) -> Disagreement:

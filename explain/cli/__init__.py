@@ -7,7 +7,7 @@ import sys
 from explain import terminal
 
 # Commands are listed by --help in the order of these imports.
-from explain.cli import lists, models, explanations, evaluation, comparison, lenses  # isort: skip
+from explain.cli import lists, models, explanations, evaluation, comparison, lenses, causes  # isort: skip
 from explain.cli import training, compression, dashboard  # isort: skip
 from explain.cli.common import analyze, app
 
@@ -15,6 +15,7 @@ app.add_typer(analyze)
 
 __all__ = [
     "app",
+    "causes",
     "comparison",
     "compression",
     "dashboard",
