@@ -144,6 +144,7 @@ class Row {
     this.readout.setAttribute("aria-live", "polite");
     this.element.append(this.head, this.tokens, this.readout);
     this.buttons = strip.tokens.map((token, index) => this.button(token, index));
+    this.element.classList.toggle("many", this.buttons.length > 200);
     this.lay(strip);
     this.listen();
     this.showSpecials(board.specials);
@@ -342,6 +343,8 @@ class Row {
     this.legend?.take(limit);
     this.showExtending();
     const lit = this.strip.role === "lit";
+    // While pointing only colours change; what is read out follows when a token is locked.
+    const passing = this.board.over !== null && this.painted === this.strip;
     // Of a strip whose numbers stay, only the marks change.
     if (!lit && this.painted === this.strip && !this.pick) return;
     this.buttons.forEach((button, index) => {
@@ -355,11 +358,17 @@ class Row {
       const value = this.value(index, step);
       const unable = value !== null && Number.isNaN(value);
       const colour = value === null || unable || !bar ? null : shade(value, bar, limit);
-      button.style.backgroundColor = colour ? colour[0] : "";
-      button.style.color = colour ? colour[1] : "";
-      button.classList.toggle("unable", unable && lit);
-      button.classList.toggle("outlined", this.pick && !bar);
-      button.setAttribute("aria-label", this.words(index, step).join(" "));
+      const look = `${colour} ${unable}`;
+      if (button.look !== look) {
+        button.look = look;
+        button.style.backgroundColor = colour ? colour[0] : "";
+        button.style.color = colour ? colour[1] : "";
+        button.classList.toggle("unable", unable && lit);
+        if (unable && lit) button.setAttribute("aria-disabled", "true");
+        else button.removeAttribute("aria-disabled");
+        button.classList.toggle("outlined", this.pick && !bar);
+      }
+      if (!passing) button.setAttribute("aria-label", this.words(index, step).join(" "));
     });
     this.painted = this.strip;
     this.read();
