@@ -14,6 +14,9 @@ NO_FLOOR = (
     "seed changes"
 )
 
+# Where A gets a smaller share exactly right, exact match is no measure of accuracy.
+TELLING = 0.5
+
 
 @dataclass(frozen=True, slots=True)
 class MethodAlarm:
@@ -45,8 +48,9 @@ class Alarm:
     """Whether accuracy hides that the model now has other reasons.
 
     The alarm is raised (True) where two things hold. *Accuracy is unchanged*: exact match differs by at most
-    the margin (one point) in either direction or, where no right outputs are known, at least 99 % of the
-    outputs are the same. And *explanations moved more than retraining moves them*: for at least one method
+    the margin (one point) in either direction or, where no right outputs are known or A gets fewer than half
+    exactly right (as in free translation, where exact match says little), at least 99 % of the outputs are
+    the same. And *explanations moved more than retraining moves them*: for at least one method
     the 95 % interval of the top-k Jaccard index between the two models lies wholly below the interval of
     every pair of models of the same recipe and other seeds, on the same target tokens. Else it is False, or
     None where it cannot be told: without such models, or without a figure.
@@ -95,11 +99,15 @@ def alarm_of(figures: Figures, floor: Sequence[Figures], margin: float = 0.01) -
     return Alarm(hides, f"{accuracy}; {moved}", unchanged, methods)
 
 
+def told_by_exact_match(outputs: OutputChange) -> bool:
+    """Whether exact match stands for accuracy; else it is the share of outputs that are the same."""
+    return outputs.exact_match_change.n > 0 and outputs.exact_match_a.value >= TELLING
+
+
 def _accuracy(outputs: OutputChange, margin: float) -> tuple[bool | None, str]:
     """Whether accuracy is unchanged, and how to say it."""
-    change = outputs.exact_match_change.value
-    if not math.isnan(change):
-        same = abs(change) <= margin + 1e-9
+    if told_by_exact_match(outputs):
+        same = abs(outputs.exact_match_change.value) <= margin + 1e-9
         before, after = (f"{100 * part.value:.1f}" for part in (outputs.exact_match_a, outputs.exact_match_b))
         return same, f"accuracy is {'unchanged' if same else 'changed'} ({before} → {after}%)"
     agreed = outputs.agreement.value

@@ -259,14 +259,14 @@ def _view(
 ) -> _View:
     """A model's own outputs, and the forced ones in its ids: those of the first model, or of the data."""
     sources = [pair.source for pair in pairs]
+    # First of all: whether it reads the same tokens decides whether there is anything to compare.
+    generations = None if first is None else same_outputs(first.model, first.generations, model)
     own = model.generate(sources, **controls)
-    if first is not None:
-        generations = same_outputs(first.model, first.generations, model)
-    elif forced:
+    if generations is None and forced:
         reading = ("allow_unknown", "source_language", "target_language")
         shared = {key: controls[key] for key in reading if key in controls}
         generations = model.force(sources[:few], [pair.target for pair in pairs[:few]], **shared)
-    else:
+    elif generations is None:
         generations = own[:few]
     outputs = Outputs(tuple(item.target_text for item in own), tuple(scored(model, generations)))
     steps.done()

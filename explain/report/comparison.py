@@ -45,11 +45,11 @@ NO_FLOOR = (
 )
 ALARM_RULE = (
     "The alarm is raised where two things hold. Accuracy is unchanged: exact match differs by at most "
-    "{margin} in either direction or, where no right outputs are known, at least {least} of the outputs are "
-    "the same. And the explanations moved more than retraining moves them: for at least one method the "
-    "95\u00a0% interval of the share of strongest tokens that both models have in common lies wholly below "
-    "the interval of every pair of retrained models. That figure was chosen beforehand and decides alone; "
-    "the others are there to be read."
+    "{margin} in either direction or, where no right outputs are known or A gets fewer than half "
+    "exactly right, at least {least} of the outputs are the same. And the explanations moved more than "
+    "retraining moves them: for at least one method the 95\u00a0% interval of the share of strongest tokens "
+    "that both models have in common lies wholly below the interval of every pair of retrained models. "
+    "That figure was chosen beforehand and decides alone; the others are there to be read."
 )
 LENIENT = (
     "The floor is a lenient yardstick for a copy that was compressed or tuned a little. Retrained models "
@@ -202,8 +202,10 @@ def answer(comparison: Comparison) -> str:
 
 
 def _accuracy(comparison: Comparison) -> str:
+    from explain.comparison.alarm import told_by_exact_match
+
     outputs = comparison.figures.outputs
-    if not math.isnan(outputs.exact_match_change.value):
+    if told_by_exact_match(outputs):
         same = comparison.alarm.accuracy_unchanged
         before, after = (
             number(100 * part.value, 1) for part in (outputs.exact_match_a, outputs.exact_match_b)
