@@ -32,6 +32,7 @@ from explain.training.handmade import (
 )
 from tests.interventions import captured, pair_of, under
 from tests.state import assert_same_state, state_of
+from tests.test_examples import run
 
 BY = ("layer", "position")
 CASES = [
@@ -302,3 +303,18 @@ def test_an_intervention_that_cuts_the_input_off(bart):
     with bart.intervene({"decoder.0.mlp.out": lambda x: torch.ones_like(x)}):
         result = attribution_patching(bart, clean, corrupted, "decoder.0.mlp.out", ("layer",))
     torch.testing.assert_close(result.change, torch.zeros_like(result.change))
+
+
+def test_the_example_finds_the_head_that_copies():
+    said = run("which_head_copies.py").splitlines()
+    start = said.index("heads that bring 'c' back:")
+    assert said[start + 1].split() == [
+        f"{COPY.block}.z",
+        "head",
+        str(COPY.index),
+        "+1.00",
+        "of",
+        "the",
+        "difference",
+    ]
+    assert said[start + 6].strip().startswith(f"{COPY.block}.z head {COPY.index}")

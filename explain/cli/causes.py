@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,7 +28,7 @@ from explain.cli.common import (
     reading,
 )
 from explain.errors import InputError
-from explain.files import replacing, write_json, write_text
+from explain.files import command_line, replacing, write_json, write_text
 from explain.terminal import say
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ def knockout(
         sides = ["source", "prefix"] if len(generation.target_tokens) > 1 else ["source"]
         results = [knockout_sweep(opened, generation, side=side, window=None, **asked) for side in sides]
     if out.suffix == ".html":
-        write_text(out, knockout_page(results))
+        write_text(out, knockout_page(results, command=command_line()))
     elif out.suffix == ".json":
         write_json(out, {**record("knockout", results[0]), "sweeps": [item.to_dict() for item in results]})
     else:
@@ -247,7 +248,7 @@ def patch(
         with terminal.progress("patching") as progress:
             result = exact(opened, clean, corrupted, **places, **asked, progress=progress)
     more = None if found is None else found.to_dict()
-    _save(out, "patching", result, lambda item: patching_page(item, found), disagreement=more)
+    _save(out, "patching", result, partial(patching_page, found=found), disagreement=more)
     say(f"output: {clean.target_text}" + (f" (against: {against})" if against is not None else ""))
     if found is not None:
         say(
@@ -306,7 +307,7 @@ def redecode(
         changes += [f"attention to source token {token}" for token in sorted(set(source_token))]
     controls = {"num_beams": num_beams, "max_new_tokens": max_new_tokens}
     result = again(opened, text, edits, **shared, **controls)
-    _save(out, "redecoded", result, lambda item: redecoded_page(item, changes), changed=changes)
+    _save(out, "redecoded", result, partial(redecoded_page, changes=changes), changed=changes)
     say(f"before: {result.before.target_text}")
     say(f"after:  {result.after.target_text}")
     say(f"the first output loses {float(result.lost.sum()):.3f} nats; wrote {out}")
@@ -370,7 +371,7 @@ def _save(
     from explain.report.causes import record
 
     if out.suffix == ".html":
-        write_text(out, page(result))
+        write_text(out, page(result, command=command_line()))
     elif out.suffix == ".json":
         write_json(out, {**record(schema, result, **more), "seed": seed})
     else:

@@ -173,14 +173,19 @@ def knockout_grid(knockout: Knockout, window: int = 0) -> Grid:
         tokens += [knockout.target_tokens[u] for u in part.prefix]
         labels.append(" + ".join(token_label(token) for token in tokens))
     side = "source token" if source else "earlier output token"
+    values = found[:, window].T.copy()
+    for column, part in enumerate(parts):
+        if part.prefix and not part.source:  # what comes later cannot be missed
+            ends = np.array([end for _, end in knockout.spans])
+            values[ends <= min(part.prefix) + 1, column] = np.nan
     where = f"layer {first}" if first == last else f"layers {first} to {last}"
     return Grid(
-        title=f"without looking at a {side}, {where}",
+        title=f"without looking at {'a' if source else 'an'} {side}, {where}",
         row_axis="output token",
         column_axis=f"hidden {side}",
         rows=tuple(shorten(text) if text.strip() else START for text in knockout.rows),
         columns=tuple(labels),
-        values=found[:, window].T,
+        values=values,
         units=knockout.units,
         ends=_ends(knockout.objective),
         help=KNOCKOUT_HELP,

@@ -131,7 +131,7 @@ def patching_page(result: Patching, found: Disagreement | None = None, *, comman
         f"Two texts differ in {_differing(result)}. The activations of ‘{shown(result.other_text)}’ were put "
         f"into the run of ‘{shown(result.source_text)}’, one place at a time"
         + ("." if result.exact else ", estimated to first order.")
-        + f" All together they change the output's objective by {number(difference, signed=True)} "
+        + f" All together they change the objective of the output by {number(difference, signed=True)} "
         f"{_unit(result.units)}."
     )
     best = _patched_best(result)
@@ -316,12 +316,15 @@ def _patched_best(result: Patching) -> list[tuple[str, float]]:
     if abs(difference) < 1e-4:
         return []
     shares = (result.change.sum(1) / difference).tolist()
-    order = sorted(range(len(shares)), key=lambda number: -abs(shares[number]))[:STRONGEST]
+    counting = [place for place, share in enumerate(shares) if abs(share) >= 0.005]
+    order = sorted(counting, key=lambda place: -abs(shares[place]))[:STRONGEST]
     found = []
     for place in order:
-        token = result.token(result.parts[place])
-        label = "" if token is None else f" ‘{token_label(token)}’"
-        found.append((result.parts[place].name + label, shares[place]))
+        part = result.parts[place]
+        token = result.token(part)
+        start = part.position == 0 and not part.of_source
+        label = "" if token is None else f" {causal_plots.START if start else f'‘{token_label(token)}’'}"
+        found.append((part.name + label, shares[place]))
     return found
 
 
