@@ -48,6 +48,7 @@ def style() -> None:
         ".stMainBlockContainer h2{font-size:1.12rem;font-weight:620;padding:.9rem 0 .1rem}"
         '[class*="st-key-paler_"]{opacity:.62;transition:opacity .15s}'
         '[class*="st-key-paler_"]:hover,[class*="st-key-paler_"]:focus-within{opacity:1}'
+        ".st-key-jobs button{min-height:0;padding:.1rem 0}"
         ".st-key-answer p{font-size:1.12rem;font-weight:560;line-height:1.5}"
         f".stMainBlockContainer hr{{border-color:{LINE[theme()]}}}"
         f'[data-testid="stCaptionContainer"],[data-testid="stCaptionContainer"] *'

@@ -42,7 +42,7 @@ def _list(place: Place, names: list[str]) -> None:
     found = [item for item in saved.everything(place) if item.live]
     if [item.name for item in found] != names:
         st.rerun()
-    with st.container(key="jobs", gap="small"):
+    with st.container(key="jobs", gap="xxsmall"):
         st.caption("At work")
         for item in found[:MOST]:
             _job(item)
@@ -53,13 +53,14 @@ def _list(place: Place, names: list[str]) -> None:
 def _job(item: Saved) -> None:
     step, total = steps(item.run)
     how = f"{step / total:.0%}" if total else item.state
-    with st.container(horizontal=True, vertical_alignment="center", wrap=False, gap="small"):
+    with st.container(
+        horizontal=True, vertical_alignment="center", horizontal_alignment="distribute", wrap=False
+    ):
         if st.button(
             plain(excerpt(item.name, 24)),
             type="tertiary",
             key=f"job_{item.name}",
             help=plain(f"{item.kind_name}: {item.title}"),
-            width="stretch",
         ):
             state.change(run=item.name)
             st.switch_page("routes/runs.py")

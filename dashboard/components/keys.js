@@ -23,7 +23,25 @@ export default function ({ data, parentElement }) {
     open();
   };
   document.addEventListener("keydown", pressed);
-  return () => document.removeEventListener("keydown", pressed);
+  const watch = new MutationObserver(mend);
+  const sidebar = document.querySelector('[data-testid="stSidebar"]');
+  if (sidebar) watch.observe(sidebar, { childList: true, subtree: true });
+  mend();
+  return () => {
+    document.removeEventListener("keydown", pressed);
+    watch.disconnect();
+  };
+}
+
+// Streamlit puts the sections of its navigation between the list and its items, so that a screen reader finds a
+// list without items: the sections are the lists.
+function mend() {
+  for (const list of document.querySelectorAll('ul[data-testid="stSidebarNavItems"]:not([role])')) {
+    list.setAttribute("role", "presentation");
+  }
+  for (const section of document.querySelectorAll('ul[data-testid="stSidebarNavItems"] > div:not([role])')) {
+    section.setAttribute("role", "list");
+  }
 }
 
 function list(groups) {

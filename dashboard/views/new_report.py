@@ -11,6 +11,7 @@ from dashboard.reports import Plan
 from dashboard.views import method, new_evaluation, trust_card
 from explain.report.labels import plural
 from explain.report.levels import CHOICES
+from explain.runs import Run
 
 FITS = ""
 
@@ -78,5 +79,11 @@ def form(place: Place) -> None:
         key="report_start",
     ):
         run = reports.start(place, choice, plan)
-        state.change(run=run.name)
+        made(run)
         st.rerun()
+
+
+def made(run: Run) -> None:
+    """Show a run that has just begun or come in, and close the box that it came from."""
+    st.session_state["boxes"] = st.session_state.get("boxes", 0) + 1
+    state.change(run=run.name)

@@ -43,11 +43,13 @@ def page() -> None:
     place = current_place()
     found = saved.everything(place)
     with st.container(horizontal=True, gap="small"):
-        with st.popover("New report", icon=":material/add:", key="new_report"):
+        # What is handed in closes its box: one with another key is another box, and closed.
+        number = st.session_state.setdefault("boxes", 0)
+        with st.popover("New report", icon=":material/add:", key=f"new_report_{number}"):
             with frame.friendly():
                 new_report.form(place)
-        with st.popover("Bring in", icon=":material/upload:", key="bring_in"):
-            _bring_in(place)
+        with st.popover("Bring in", icon=":material/upload:", key=f"bring_in_{number}"):
+            _bring_in(place, number)
     if not found:
         _teach()
         return
@@ -145,9 +147,9 @@ def _item(place: Place, name: str, was_live: bool) -> None:
                 _open(place, item)
         if item.title and item.title != item.name:
             st.caption(plain(item.title))
+        _facts(item)
         if item.live:
             _at_work(item)
-        _facts(item)
         if not item.live:
             _away(place, item)
     if not item.live:
@@ -156,6 +158,14 @@ def _item(place: Place, name: str, was_live: bool) -> None:
 
 def _open(place: Place, item: Saved) -> None:
     """The pages on which it can be looked at."""
+    if item.live and st.button(
+        "stopping …" if item.run.requested() == "stop" else "Cancel",
+        icon=":material/stop:",
+        disabled=item.run.requested() == "stop",
+        key="saved_cancel",
+    ):
+        item.run.request("stop")
+        st.rerun()
     if item.kind == "train":
         if item.name in choices(place) and st.button(
             "Open in Generate", icon=":material/edit_note:", type="primary", key="saved_generate"
@@ -178,9 +188,6 @@ def _at_work(item: Saved) -> None:
     st.progress(step / total if total else 0.0, text=text)
     if item.run.requested() == "stop":
         st.caption("Asked to stop; it does so after the step it is in.")
-    elif st.button("Cancel", icon=":material/stop:", key="saved_cancel"):
-        item.run.request("stop")
-        st.rerun()
 
 
 def _facts(item: Saved) -> None:
@@ -265,15 +272,14 @@ def _html(path: str, changed: int) -> str:
 # ---- bringing in -----------------------------------------------------------------------------------------
 
 
-def _bring_in(place: Place) -> None:
+def _bring_in(place: Place, number: int) -> None:
     """A file from somewhere else."""
     st.caption(
         "A run as .zip, or a report, evaluation or attribution as .json, as this project writes them. What "
         "could run code, or leads out of the runs folder, is refused."
     )
-    number = st.session_state.setdefault("bring_in_number", 0)
     uploaded = st.file_uploader(
-        "File", type=["zip", "json"], key=f"bring_in_{number}", label_visibility="collapsed"
+        "File", type=["zip", "json"], key=f"bring_in_file_{number}", label_visibility="collapsed"
     )
     if uploaded is None or not st.button("Bring it in", type="primary", key="bring_in_now"):
         return
@@ -282,6 +288,5 @@ def _bring_in(place: Place) -> None:
     except ExplainError as error:
         frame.failed(error)
         return
-    st.session_state["bring_in_number"] = number + 1  # an uploader is emptied by giving it another key
-    state.change(run=run.name)
+    new_report.made(run)
     st.rerun()
