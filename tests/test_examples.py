@@ -73,9 +73,14 @@ def test_from_source_or_habit(folder):
     assert "rather than" in said
 
 
-def test_there_are_six_short_examples():
+def test_who_wrote_that_word(folder):
+    said = run("who_wrote_that_word.py", folder, TEXT)
+    assert said.count("parts add up to within") == said.count("adds most") > 0
+
+
+def test_examples_are_short_and_each_has_its_test():
     scripts = sorted(EXAMPLES.glob("*.py"))
-    assert len(scripts) == 6
+    assert [s.stem for s in scripts if f"test_{s.stem}" not in globals()] == []
     assert all(len(script.read_text().splitlines()) <= 40 for script in scripts)
 
 

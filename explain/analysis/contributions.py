@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -162,9 +162,10 @@ class Contributions:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Contributions:
-        """Read contributions back from their JSON object."""
+        """Read contributions back from their JSON object; what else stands there is passed over."""
         components = tuple(Component.from_dict(item) for item in data["components"])
-        return cls(**{**data, "token": Token.from_dict(data["token"]), "components": components})
+        known = {field.name: data[field.name] for field in fields(cls)}
+        return cls(**{**known, "token": Token.from_dict(data["token"]), "components": components})
 
 
 @torch.no_grad()

@@ -67,6 +67,7 @@ class Grid:
     rows: tuple[Row, ...]
     dense: bool = False
     upright: bool = False
+    named: bool = False  # rows have long names, which are written out
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +130,7 @@ def heads_page(survey: HeadSurvey, *, data: str = "", head: Mapping[str, Any] | 
         "What the attention heads do",
         lead=_heads_lead(survey),
         facts=_heads_facts(survey, data),
-        sections=(roles, importance, where, every),
+        sections=(importance, where, roles, every),
         limits=(
             "Roles follow from thresholds that are stated above. A head may have several, and one without "
             "a role "
@@ -383,7 +384,6 @@ def _role_table(survey: HeadSurvey) -> Table:
     rows = tuple(
         (
             _head_words(row.head),
-            row.role,
             role_sentence(row, survey.roles.alignment_by),
             DASH if math.isnan(row.score) else number(row.score),
         )
@@ -391,9 +391,9 @@ def _role_table(survey: HeadSurvey) -> Table:
     )
     return Table(
         "Every head and its role, the one that outputs need most first",
-        ("Head", "Role", "Why", "Figure"),
+        ("Head", "Roles, the most telling first", "Its figure"),
         rows,
-        (False, False, False, True),
+        (False, False, True),
     )
 
 
@@ -532,12 +532,12 @@ def _lens_lead(lens: Lens) -> str:
     late = sum(k == last for k in settled)
     never = sum(k < 0 for k in settled)
     side = "decoder" if lens.name == "logit_lens" else "encoder"
-    parts = [f"{plural(early, 'output token')} settled before the last layer of the {side}"]
+    parts = [f"{early} settled before the last layer of the {side}"]
     if late:
         parts.append(f"{late} only in it")
     if never:
         parts.append(f"{never} not the most likely in the end either")
-    return f"Of {plural(len(settled), 'output token')}: {', '.join(parts)}."
+    return f"Of {plural(len(settled), 'output token')} {', '.join(parts)}."
 
 
 def _lens_error(lens: Lens) -> str:
@@ -653,6 +653,7 @@ def _part_grid(caption: str, parts: Sequence[Any], limit: float) -> Grid:
         groups=(),
         columns=(Heading("adds", ""), Heading("promotes most", "words"), Heading("suppresses most", "words")),
         rows=tuple(rows),
+        named=True,
     )
 
 
