@@ -35,8 +35,8 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=None)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--methods", nargs="+", default=None)
-    parser.add_argument("--examples", type=int, default=20)
-    parser.add_argument("--few", type=int, default=4, help="examples of checks that explain anew many times")
+    parser.add_argument("--examples", type=int, default=8)
+    parser.add_argument("--few", type=int, default=2, help="examples of checks that explain anew many times")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     given = parser.parse_args()
     from explain.training import tasks
