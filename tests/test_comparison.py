@@ -47,7 +47,8 @@ def other():
 
 @pytest.fixture(scope="module")
 def itself(bart):
-    return explain.compare(bart, bart, SENTENCES, settings=SMALL)
+    few = {"integrated_gradients": {"max_steps": 16}}  # a random model may take a thousand
+    return explain.compare(bart, bart, SENTENCES, options=few, settings=SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +229,8 @@ def test_broken_files_are_refused_by_name(tmp_path, text):
 
 def test_models_are_left_as_they_were(bart, other):
     before = [state_of(model.hf) for model in (bart, other)]
-    explain.compare(bart, other, SENTENCES[:1], methods=["attention", "integrated_gradients"], settings=SMALL)
+    methods = ["attention", "saliency", "value_zeroing"]
+    explain.compare(bart, other, SENTENCES[:1], methods=methods, settings=SMALL)
     for state, model in zip(before, (bart, other), strict=True):
         assert_same_state(state, state_of(model.hf))
 

@@ -78,6 +78,14 @@ def test_who_wrote_that_word(folder):
     assert said.count("parts add up to within") == said.count("adds most") > 0
 
 
+def test_same_reasons(folder, tmp_path):
+    (tmp_path / "texts.txt").write_text(f"{TEXT}\na bird\n", encoding="utf-8")
+    said = run("same_reasons.py", folder, folder, tmp_path / "texts.txt")
+    assert "100% of 2 outputs are the same" in said
+    assert "attention: 100% of the strongest tokens are shared" in said
+    assert "alarm: None" in said
+
+
 def test_examples_are_short_and_each_has_its_test():
     scripts = sorted(EXAMPLES.glob("*.py"))
     assert [s.stem for s in scripts if f"test_{s.stem}" not in globals()] == []
