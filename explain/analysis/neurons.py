@@ -462,6 +462,7 @@ def survey_neurons(
     seed: int = 0,
     folder: str | os.PathLike[str] | None = None,
     every: float = EVERY,
+    name: str | None = None,
     batch_size: int = 16,
     memory_budget: int = DEFAULT,
     progress: Progress | None = None,
@@ -484,6 +485,7 @@ def survey_neurons(
         folder: keeps what has been seen in `state.safetensors` there; a call with the same arguments that
             finds it goes on from there, and ends with the same tables as if it had never been interrupted.
         every: seconds between two writes of it.
+        name: what the data are called; by default their own name.
         batch_size: outputs per pass at most.
         memory_budget: bytes to use beside the model; a fourth of it is for token types.
         progress: called with (done, all) texts.
@@ -501,7 +503,7 @@ def survey_neurons(
     names = select_rows(model, points)
     items = read_items(data, examples, seed)
     head = {
-        "data": name_of(data),
+        "data": name or name_of(data),
         "generations": len(items),
         "model_digest": model.digest,
         "data_digest": digest_json([[item.source, item.target] for item in items]),

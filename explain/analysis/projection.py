@@ -124,8 +124,7 @@ def project(
         UnknownNameError: there is no such projection.
         InputError: too few rows, states that are all the same, or UMAP is asked for and not installed.
     """
-    if by not in get_args(By):
-        raise UnknownNameError("projection", by, get_args(By))
+    by = require_projection(by)
     if components not in (2, 3):
         raise InputError(f"components is {components}; a picture has 2 or 3")
     if rows < 4 or len(table.rows) < 4:
@@ -163,6 +162,17 @@ def project(
         model_digest=table.model_digest,
         data_digest=table.data_digest,
     )
+
+
+def require_projection(by: str) -> By:
+    """The projection of that name.
+
+    Raises:
+        UnknownNameError: there is none.
+    """
+    if by == "pca" or by == "umap":
+        return by
+    raise UnknownNameError("projection", by, get_args(By))
 
 
 def _umap() -> Any:

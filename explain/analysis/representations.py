@@ -193,6 +193,7 @@ def hidden_states(
     *,
     examples: int | None = None,
     seed: int = 0,
+    name: str | None = None,
     batch_size: int = 16,
     memory_budget: int = DEFAULT,
     progress: Progress | None = None,
@@ -210,6 +211,7 @@ def hidden_states(
         points: hook points by glob patterns; attention patterns have no rows of states.
         examples: how many texts at most.
         seed: of drawing a task's examples.
+        name: what the data are called; by default their own name.
         batch_size: outputs per pass at most; it does not change the result.
         memory_budget: bytes to use beside the model, half of them for the tables.
         progress: called with (done, all) texts.
@@ -241,7 +243,7 @@ def hidden_states(
             progress(begin + len(shard), len(items))
     known = {side: tuple(found) for side, found in rows.items()}
     common = {
-        "data": name_of(data),
+        "data": name or name_of(data),
         "model_digest": model.digest,
         "data_digest": digest_json([[item.source, item.target] for item in items]),
     }

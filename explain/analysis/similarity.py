@@ -159,8 +159,7 @@ def similarity(
     a = as_list(generations_a)
     other = model_a if model_b is None else model_b
     b = a if generations_b is None else as_list(generations_b)
-    if per not in ("token", "example"):
-        raise InputError(f"per is {per!r}; it is token or example")
+    per = require_per(per)
     if minibatch is not None and minibatch < _FEWEST:
         raise InputError(f"minibatch is {minibatch}; the estimate needs at least {_FEWEST} rows")
     patterns = list(points) if not isinstance(points, str) else [points]
@@ -201,6 +200,17 @@ def similarity(
         model_digest_a=model_a.digest,
         model_digest_b=other.digest,
     )
+
+
+def require_per(per: str) -> Per:
+    """What a row of states is to be.
+
+    Raises:
+        InputError: neither `token` nor `example`.
+    """
+    if per == "token" or per == "example":
+        return per
+    raise InputError(f"per is {per!r}; it is token or example")
 
 
 def cka(x: Tensor, y: Tensor) -> float:

@@ -8,7 +8,7 @@ from explain import terminal
 
 # Commands are listed by --help in the order of these imports.
 from explain.cli import lists, models, explanations, evaluation, comparison, lenses, causes  # isort: skip
-from explain.cli import training, compression, dashboard  # isort: skip
+from explain.cli import neurons, training, compression, dashboard  # isort: skip
 from explain.cli.common import analyze, app
 
 app.add_typer(analyze)
@@ -25,6 +25,7 @@ __all__ = [
     "lists",
     "main",
     "models",
+    "neurons",
     "training",
 ]
 
