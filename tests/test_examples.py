@@ -86,6 +86,13 @@ def test_same_reasons(folder, tmp_path):
     assert "alarm: None" in said
 
 
+def test_a_smaller_model(folder, tmp_path):
+    said = run("a_smaller_model.py", folder, tmp_path / "int8", TEXT)
+    assert "disk_bytes" in said
+    assert said.count("most needed before") > 0
+    assert (tmp_path / "int8" / "compression.json").is_file()
+
+
 def test_examples_are_short_and_each_has_its_test():
     scripts = sorted(EXAMPLES.glob("*.py"))
     assert [s.stem for s in scripts if f"test_{s.stem}" not in globals()] == []
