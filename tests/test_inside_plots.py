@@ -67,9 +67,9 @@ def test_a_lens_map_names_tokens_and_colours_probabilities(copier):
     assert list(heat.text[2]) == ["a", "b", "c", "</s>".replace("<", "&lt;").replace(">", "&gt;")]
     assert heat.z[2].min() > 0.8
     assert "rank of the output's token 1, probability 0.87" in heat.customdata[2][0]
-    watched = lens_map(lens, 0).data[0]
-    assert list(watched.text[2])[1] == "1"
-    assert "‘b’" in watched.colorbar.title.text
+    watched = lens_map(lens, 0)
+    assert list(watched.data[0].text[2])[1] == "1"
+    assert watched.layout.title.text == "Logit lens: probability of ‘b’"
     with pytest.raises(InputError, match="no watched token 1"):
         lens_map(lens, 1)
 

@@ -80,11 +80,11 @@ def head_grid(survey: HeadSurvey, figure: str = "ablation", *, theme: Theme = "l
         units = _distance_unit(key[1]) if apart else head_units(survey, figure)
         last = column == len(panels)
         bar: dict[str, Any] = {
-            "title": {"text": f"{plot_text(units)}<br>{plot_text(facts.ends)}", "side": "right"},
+            "title": {"text": plot_text(units), "side": "right"},
             "tickformat": ".2~g",
         }
         if apart and not last:
-            bar |= {"title": {"text": plot_text(units), "side": "right"}, "x": _panel_end(plot, column)}
+            bar["x"] = _panel_end(plot, column)
         heat = go.Heatmap(
             name=KINDS[key],
             z=grid,
@@ -107,7 +107,7 @@ def head_grid(survey: HeadSurvey, figure: str = "ablation", *, theme: Theme = "l
         plot.update_yaxes(autorange="reversed", row=1, col=column, **whole)
     plot.update_yaxes(title_text="layer", row=1, col=1)
     height = 190 + 34 * max(grid.shape[0] for grid in grids)
-    return finish(plot, theme, height=height, title=facts.label, margin_top=80)
+    return finish(plot, theme, height=height, title=f"{facts.label}: {facts.ends}", margin_top=80)
 
 
 def _panel_end(plot: go.Figure, column: int) -> float:
@@ -164,7 +164,7 @@ def lens_map(lens: Lens, watched: int | None = None, *, most: int = 3, theme: Th
         zmin=0.0,
         zmax=1.0,
         colorscale=colours.colorscale("sequential", theme),
-        colorbar={"title": {"text": f"probability of {plot_text(subject)}", "side": "right"}},
+        colorbar={"title": {"text": "probability", "side": "right"}},
         text=text,
         texttemplate="%{text}" if len(columns) <= 30 else None,
         customdata=hover,
@@ -176,7 +176,12 @@ def lens_map(lens: Lens, watched: int | None = None, *, most: int = 3, theme: Th
     figure.update_xaxes(title_text="output token", **_labelled(columns, slanted=len(columns) > 12))
     side = "decoder" if lens.name == "logit_lens" else "encoder"
     figure.update_yaxes(title_text=side, autorange="reversed", **_labelled(rows))
-    return finish(figure, theme, height=180 + 34 * len(rows), title=LENS_NAMES[lens.name])
+    return finish(
+        figure,
+        theme,
+        height=180 + 34 * len(rows),
+        title=f"{LENS_NAMES[lens.name]}: probability of {plot_text(subject)}",
+    )
 
 
 def contributions_bars(
