@@ -67,6 +67,7 @@ class Board {
     this.locked = span;
     this.over = null;
     this.extending = false;
+    for (const row of this.rows) row.touched = null; // what was picked is read out, not where the pointer is
     // What a span did has to be computed; until then nothing is shown rather than something else.
     this.waiting(span !== null && span[1] - span[0] > 1);
     this.paint();
