@@ -530,9 +530,9 @@ def survey_neurons(
         for batch in state_batches(
             model, generations, names, batch_size=batch_size, memory_budget=memory_budget // 2
         ):
-            for name in names:
-                counts[name].add(
-                    _rows(name, views[name], shard[i], generations[i], done + i, counts[name].types)
+            for point in names:
+                counts[point].add(
+                    _rows(point, views[point], shard[i], generations[i], done + i, counts[point].types)
                     for i, views in batch
                 )
         done += len(shard)

@@ -234,8 +234,8 @@ def hidden_states(
         generations = outputs_of(model, shard, batch_size=batch_size, **options)
         limits = {"batch_size": batch_size, "memory_budget": memory_budget // 2}
         views = dict(each for batch in state_batches(model, generations, names, **limits) for each in batch)
-        for name, store in stores.items():
-            store.add(torch.cat([views[i][name] for i in range(len(shard))]))
+        for point, store in stores.items():
+            store.add(torch.cat([views[i][point] for i in range(len(shard))]))
         for side, found in rows.items():
             for i, (item, generation) in enumerate(zip(shard, generations, strict=True)):
                 found += _rows(item, generation, side, begin + i)
@@ -248,8 +248,8 @@ def hidden_states(
         "data_digest": digest_json([[item.source, item.target] for item in items]),
     }
     return {
-        name: StateTable(name, store.values(), known[side_of(name)], folder=store.folder, **common)
-        for name, store in stores.items()
+        point: StateTable(point, store.values(), known[side_of(point)], folder=store.folder, **common)
+        for point, store in stores.items()
     }
 
 

@@ -102,7 +102,7 @@ def neurons(
                 memory_budget=memory * 2**20,
                 progress=tell,
                 should_stop=lambda: not run.wait_while_paused(),
-                **_options(texts, max_new_tokens, allow_unknown, source_language, target_language),
+                **_options(max_new_tokens, allow_unknown, source_language, target_language),
             )
         except Cancelled:
             raise JobStopped from None
@@ -186,7 +186,7 @@ def project(
     shade = require_colouring(colour or ("slot" if task else "token"))
     texts, name = _texts(task, data, source_column, target_column)
     opened = open_model(model, device, dtype)
-    reads = _options(texts, max_new_tokens, allow_unknown, source_language, target_language)
+    reads = _options(max_new_tokens, allow_unknown, source_language, target_language)
     table = _states(opened, texts, [point], examples, seed, name, memory, reads)[0]
     found = place(table, kind, rows=rows, seed=seed)
     _save(
@@ -237,7 +237,7 @@ def probe(
     if label == "slot" and task is None:
         raise InputError("slots are known of a task's own examples: give --task NAME, or another --label")
     opened = open_model(model, device, dtype)
-    reads = _options(texts, max_new_tokens, allow_unknown, source_language, target_language)
+    reads = _options(max_new_tokens, allow_unknown, source_language, target_language)
     tables = _states(opened, texts, points or list(RESIDUALS), examples, seed, name, memory, reads)
     with terminal.progress("probing") as progress:
         found = measure(tables, label, seed=seed, progress=progress)
@@ -303,7 +303,7 @@ def cka(
     texts, _ = _texts(task, data, source_column, target_column)
     first = open_model(model, device, dtype)
     second = None if model_b is None else open_model(model_b, device, dtype)
-    reads = _options(texts, max_new_tokens, allow_unknown, source_language, target_language)
+    reads = _options(max_new_tokens, allow_unknown, source_language, target_language)
     items = read_items(texts, examples, seed)
     outputs = outputs_of(first, items, **reads)
     forced = None
@@ -354,7 +354,6 @@ def _texts(task: str | None, data: Path | None, source_column: str, target_colum
 
 
 def _options(
-    texts: Any,
     max_new_tokens: int,
     allow_unknown: bool,
     source_language: str | None,

@@ -122,9 +122,8 @@ def neurons_page(survey: NeuronSurvey, *, most: int = SHOWN, command: str | None
         survey,
         [
             f"{plural(total, 'neuron')} were watched over {plural(survey.generations, 'text')}; "
-            f"{'none' if not dead else f'{dead:,}'} of them "
-            f"{'is' if dead in (0, 1) else 'are'} never above 0. Below are, layer by layer, those that one "
-            "token stands out for most, with the places where they are most active."
+            f"{'all are' if not dead else f'all but {dead:,} are'} above 0 somewhere. Below are, layer by "
+            "layer, those that one token stands out for most, with the places where they are most active."
         ],
         _facts(survey.model_digest, survey.data, survey.generations),
         [
@@ -273,7 +272,8 @@ def probe_page(report: ProbeReport, *, command: str | None = None) -> str:
         f"From {best.point} the {shown(report.label)} of a token is read off right for "
         f"{whole_percent(best.accuracy.value)} of the tokens of unseen texts; always naming the most "
         f"frequent one is right for {whole_percent(best.majority)}. Selectivity is highest at {keen.point}: "
-        f"{whole_percent(keen.selectivity.value)} above what a probe of the same kind learns by heart."
+        f"{number(100 * keen.selectivity.value, 0)} percentage points above what a probe of the same kind "
+        "learns by heart."
     )
     worst = [
         (label, (whole_percent(share),))
