@@ -153,7 +153,7 @@ def versions() -> dict[str, str]:
 def command_line() -> str:
     """The command that made the result, as one would type it again."""
     program = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
-    if program == "cli.py":  # started as `python -m explain.cli`
+    if program == "__main__.py":  # started as `python -m explain.cli`
         program = "explain"
     return shlex.join([program, *sys.argv[1:]])
 
