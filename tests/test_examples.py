@@ -105,3 +105,10 @@ def test_which_method_to_believe(folder, tmp_path, monkeypatch):
     said = run("which_method_to_believe.py", folder, tmp_path / "texts.txt", "occlusion", "attention")
     assert said.startswith("1. ")
     assert "evaluation.json" in said
+
+
+def test_what_a_neuron_likes(folder, tmp_path):
+    (tmp_path / "texts.txt").write_text("\n".join([TEXT, "a bird", "the old house"] * 4), encoding="utf-8")
+    said = run("what_a_neuron_likes.py", folder, tmp_path / "texts.txt")
+    assert said.count("24 neurons") == 4
+    assert "responds to" in said
