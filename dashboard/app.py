@@ -20,6 +20,8 @@ page = st.navigation(
             st.Page("routes/generate.py", title="Generate", icon=":material/edit_note:", default=True),
             st.Page("routes/attention.py", title="Attention", icon=":material/visibility:"),
             st.Page("routes/attribution.py", title="Attribution", icon=":material/format_ink_highlighter:"),
+            st.Page("routes/inside.py", title="Inside", icon=":material/biotech:"),
+            st.Page("routes/compare.py", title="Compare", icon=":material/compare_arrows:"),
             st.Page("routes/trust.py", title="Trust", icon=":material/verified:"),
         ],
         "Make": [

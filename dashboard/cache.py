@@ -186,9 +186,9 @@ def _generation(folder: str, stamp: str, source: str, target: str | None, contro
     opened, options = _model(folder, stamp), json.loads(controls)
     prefix = _beginning(opened, options)
     if prefix:
-        return opened.continue_from(source, prefix, should_stop=_unwanted, **options)
+        return opened.continue_from(source, prefix, should_stop=unwanted, **options)
     if target is None:
-        return opened.generate(source, should_stop=_unwanted, **options)
+        return opened.generate(source, should_stop=unwanted, **options)
     return opened.force(source, target, **{name: options[name] for name in READING if name in options})
 
 
@@ -214,7 +214,7 @@ def _beam_search(
     draws = ("do_sample", "temperature", "top_k", "top_p", "seed")
     kept = {name: value for name, value in options.items() if name not in draws}
     return opened.beam_search(
-        source, prefix_ids=prefix, should_stop=_unwanted, **(kept | {"num_beams": beams})
+        source, prefix_ids=prefix, should_stop=unwanted, **(kept | {"num_beams": beams})
     )
 
 
@@ -317,13 +317,13 @@ def _attribution(
         target=objective,
         contrast=picked,
         positions=None if span is None else [span],
-        should_stop=_unwanted,
+        should_stop=unwanted,
         **aligned,
         **json.loads(options),
     )
 
 
-def _unwanted() -> bool:
+def unwanted() -> bool:
     """False; where the session has been told to stop or to start over, its exception ends the work here."""
     check = get_run_yield_check()
     if check is not None:

@@ -12,7 +12,7 @@ import streamlit as st
 from dashboard.components.picture import picture
 from dashboard.labels import plain
 from explain.errors import ExplainError
-from explain.report.colours import LINE, MUTED, PAGE, Theme
+from explain.report.colours import INK, LINE, MUTED, PAGE, Theme
 from explain.report.figure_files import figure_page, figure_table
 
 if TYPE_CHECKING:
@@ -31,6 +31,11 @@ _CONFIG = {
 def theme() -> Theme:
     """The theme that the reader sees."""
     return "dark" if st.context.theme.type == "dark" else "light"
+
+
+def ink() -> str:
+    """The colour of the text that the reader sees."""
+    return INK[theme()]
 
 
 def style() -> None:

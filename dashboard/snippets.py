@@ -35,3 +35,18 @@ def drawn(lines: Sequence[str], figure: str) -> str:
     """The text that shows a figure: `lines` make what it needs, `figure` calls a function of `plots`."""
     first, *rest = lines
     return "\n".join([first, "from explain.report import plots", *rest, f"plots.{figure}.show()"])
+
+
+def shown(lines: Sequence[str], names: Sequence[str], figure: str, room: str) -> str:
+    """The text that shows a figure of an analysis.
+
+    Args:
+        lines: make what it needs.
+        names: what they use of `explain.analysis`.
+        figure: calls a function of `room`.
+        room: the module of `explain.report` that draws.
+    """
+    first, *rest = lines
+    made = [f"from explain.analysis import {', '.join(names)}"] if names else []
+    drawer = f"from explain.report.{room} import {figure.partition('(')[0]}"
+    return "\n".join([first, *made, drawer, *rest, f"{figure}.show()"])

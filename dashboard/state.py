@@ -53,6 +53,18 @@ class View:
         temperature: of the sampling that is tried out on one step, in per cent.
         top_k: of that sampling; 0 is no limit.
         top_p: of that sampling, in per cent; 100 is no limit.
+        inside: what is asked of the inside: `lenses`, `causes`, `neurons` or `projector`.
+        lens: whose layers are read: those of the `decoder` or the `encoder`.
+        watch: further tokens that are followed through the layers, with commas between them.
+        parts: what a logit is taken apart into: `block`, `head` or `neuron`.
+        cause: what is changed to find a cause: `heads`, `tokens`, `source` or `writing`.
+        other: id of the edited text that the example is compared with; empty for none.
+        point: hook points that are looked at, as a name or pattern; empty for the usual ones.
+        neuron: the unit of it that is looked at; -1 is the most telling one.
+        colour: what the states on a plane are coloured by; empty for the most telling.
+        changed: what two outputs differ in: the `source`, the `model`, a `head`, or whole `models`.
+        rival: the other model, by its name in the catalogue.
+        silenced: the place that is silenced, as `explain.analysis.site_named` reads it.
     """
 
     model: str = ""
@@ -82,6 +94,18 @@ class View:
     temperature: int = 100
     top_k: int = 0
     top_p: int = 100
+    inside: str = "lenses"
+    lens: str = "decoder"
+    watch: str = ""
+    parts: str = "block"
+    cause: str = "heads"
+    other: str = ""
+    point: str = ""
+    neuron: int = -1
+    colour: str = ""
+    changed: str = "source"
+    rival: str = ""
+    silenced: str = ""
 
 
 _DEFAULT = View()

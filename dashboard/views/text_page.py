@@ -18,6 +18,7 @@ def draw(
     show: Callable[[Choice, Example, Generation], None],
     *,
     form: Callable[[Place, Choice], None] = inputs.change_text,
+    above: Callable[[], None] | None = None,
 ) -> None:
     """Draw a page about one text: ask for what is missing, else show.
 
@@ -26,8 +27,11 @@ def draw(
         answer: in one sentence, how.
         show: draws the rest of the page.
         form: how the text can be changed, above what is shown.
+        above: draws what stands right below the head, whatever is missing.
     """
     frame.head(question, answer)
+    if above is not None:
+        above()
     place = current_place()
     choice = sidebar.chosen(place)
     if choice is None:
