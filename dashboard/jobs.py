@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import streamlit as st
 
 from dashboard import saved, state
 from dashboard.catalogue import Place
-from dashboard.frame import friendly
 from dashboard.labels import excerpt, plain
 from dashboard.saved import Saved
+from explain.errors import RunError
 from explain.runs import Run
 
 EVERY = 2.0
@@ -65,13 +67,17 @@ def _job(item: Saved) -> None:
             state.change(run=item.name)
             st.switch_page("routes/runs.py")
         asked = item.run.requested() == "stop"
-        if st.button(
+        st.button(
             "stopping …" if asked else "Cancel",
             type="tertiary",
             disabled=asked,
             key=f"job_stop_{item.name}",
-        ):
-            with friendly():
-                item.run.request("stop")
-                st.rerun(scope="fragment")
+            on_click=_stop,
+            args=(item.run,),
+        )
     st.progress(step / total if total else 0.0, text=plain(f"{item.kind_name} · {how}"))
+
+
+def _stop(run: Run) -> None:
+    with contextlib.suppress(RunError):  # it has ended meanwhile
+        run.request("stop")

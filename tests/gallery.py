@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 
 from playwright.sync_api import Page, sync_playwright
 
+import dashboard
 from dashboard import examples
 from dashboard.catalogue import Place
 from explain.errors import ExplainError, RunError
@@ -31,15 +32,17 @@ TEXTS = {
     "clinic": "Visit of 20 June 2013. Woman aged 22 presents with hypertension. "
     "Her tablets are amoxicillin 30 mcg.",
 }
+ROUTES = Path(dashboard.__file__).with_name("routes")
 SIZES = {"wide": (1440, 1000), "narrow": (390, 844)}
 
 
 @contextmanager
-def served(runs: Path) -> Iterator[str]:
-    """The address of a dashboard over `runs`, served for as long as the block runs."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+def served(runs: Path, port: int = 0) -> Iterator[str]:
+    """The address of a dashboard over `runs`, served for as long as the block runs; port 0 is a free one."""
+    if not port:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
     command = [sys.executable, "-m", "explain.cli", "dashboard", "--runs", str(runs)]
     process = subprocess.Popen([*command, "--headless", "--port", str(port)], stdout=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
@@ -69,6 +72,12 @@ def views(runs: Path) -> dict[str, str]:
         found[f"{name}-attention"] = "/attention?" + urlencode(link)
         found[f"{name}-attribution"] = "/attribution?" + urlencode({**link, "words": 1})
         found[f"{name}-trust"] = "/trust?" + urlencode({"model": name})
+        found[f"{name}-runs"] = "/runs?" + urlencode({**link, "run": name})
+    for path in sorted(ROUTES.glob("[a-z]*.py")):  # pages that are not named here are taken as they open
+        if f"{names[0]}-{path.stem}" not in found and path.stem != "train":
+            found[f"{names[0]}-{path.stem}"] = f"/{path.stem}?" + urlencode(
+                {"model": names[0], "example": examples.save(place, examples.Example(TEXTS[names[0]]))}
+            )
     found["empty-generate"] = "/?" + urlencode({"model": names[0]})
     found["train"] = "/train?" + urlencode({"run": names[0]})
     return found
@@ -76,12 +85,12 @@ def views(runs: Path) -> dict[str, str]:
 
 def settle(page: Page) -> None:
     """Wait until Streamlit has nothing running any more, and until figures have drawn."""
-    page.wait_for_selector("h1", timeout=60_000)
-    page.wait_for_function(
-        '() => !document.querySelector(\'[data-testid="stStatusWidget"], [data-testid="stSpinner"]\')',
-        timeout=60_000,
-    )
-    page.wait_for_timeout(1_500)
+    page.wait_for_selector("h1", timeout=120_000)
+    page.wait_for_selector(".keys .link", timeout=120_000)
+    busy = '[data-testid="stStatusWidget"], [data-testid="stSpinner"], [data-stale="true"]'
+    for _ in range(3):  # a rerun may follow on the heels of another
+        page.wait_for_function("what => !document.querySelector(what)", arg=busy, timeout=120_000)
+        page.wait_for_timeout(400)
 
 
 def main() -> int:
