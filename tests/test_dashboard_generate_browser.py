@@ -97,8 +97,9 @@ def test_the_beam_tree_is_asked_for_and_walked_by_keys(page, server):
     assert lines.nth(last - 1).get_attribute("aria-label") == chosen
     page.keyboard.press("Enter")
     page.locator(".beside").wait_for()
-    text = chosen.split(", probability")[0].replace("</s>", "").split()[-1]
-    until(page, lambda: text in tokens(page, "Output").all_text_contents())
+    text = chosen.split(", probability")[0].replace(" ", "")
+    until(page, lambda: text in "".join(tokens(page, "Output").all_text_contents()))
+    assert tokens(page, "Output").first.evaluate("one => one.classList.contains('forced')")
 
 
 def test_a_slider_changes_the_bars_and_the_link(page, server):

@@ -23,6 +23,14 @@ _LIST = (
         ),
     ),
     (
+        "In what the model writes",
+        (
+            (("↓",), "from a token to what else it weighed there, and along that list"),
+            (("Enter",), "write this instead; in the beam tree, go on from this branch"),
+            (("Escape",), "back to the token"),
+        ),
+    ),
+    (
         "In the grid of heads",
         ((("←", "→", "↑", "↓"), "move between heads and layers"), (("Enter",), "choose the head")),
     ),
