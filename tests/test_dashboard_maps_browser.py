@@ -94,7 +94,7 @@ def test_an_alternative_becomes_the_contrast(page, server):
     name = pills.first.text_content().rsplit(" ", 1)[0]
     pills.first.click()
     page.wait_for_url("**foil=**")
-    until(page, lambda: page.get_by_label("Rather than").first.input_value() == name)
+    until(page, lambda: page.get_by_role("textbox", name="Rather than").input_value() == name)
     strip(page, "Source").get_by_text("for the contrast").wait_for()
     page.locator(".st-key-foils button").first.click()
     page.wait_for_url(lambda url: "foil=" not in url and "contrast=" not in url)

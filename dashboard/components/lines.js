@@ -43,8 +43,22 @@ class Graph {
     this.tokens = { left: data.left.tokens, right: data.right.tokens };
     this.locked = data.picked ?? null;
     this.over = null;
+    const focused = this.focused();
     this.bar.replaceChildren(make("span", "hint", data.right.hint), legend(data.bar));
     this.lay();
+    // The rows are new ones; who was at a token by keys stays there.
+    const place = focused && this.place(focused.side, focused.index);
+    if (place !== null && place !== undefined) this.go(focused.side, this.buttons[focused.side][place]);
+  }
+
+  // The token that has the keyboard's focus.
+  focused() {
+    const active = this.root.getRootNode().activeElement;
+    for (const side of ["left", "right"]) {
+      const place = this.buttons?.[side]?.indexOf(active) ?? -1;
+      if (place >= 0) return { side, index: this.rows[side][place][0] };
+    }
+    return null;
   }
 
   weight(right, left) {
@@ -240,7 +254,7 @@ class Graph {
   }
 
   go(side, button) {
-    if (!button) return;
+    if (button?.tagName !== "BUTTON") return;
     this.reachable(side, this.buttons[side].indexOf(button));
     button.focus();
   }
