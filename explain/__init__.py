@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from explain.attribution import attribute, methods, source_share
+    from explain.audit import audit, calibrate, load_audit, load_calibration
     from explain.comparison import compare, load_comparison
     from explain.errors import ExplainError
     from explain.evaluation import evaluate, load_evaluation
@@ -26,11 +27,15 @@ _ROOMS = {
     "Seq2Seq": "explain.model",
     "Token": "explain.results",
     "attribute": "explain.attribution",
+    "audit": "explain.audit",
+    "calibrate": "explain.audit",
     "compare": "explain.comparison",
     "copy_model": "explain.training.handmade",
     "evaluate": "explain.evaluation",
     "load": "explain.model",
     "load_attribution": "explain.results",
+    "load_audit": "explain.audit",
+    "load_calibration": "explain.audit",
     "load_capture": "explain.results",
     "load_comparison": "explain.comparison",
     "load_evaluation": "explain.evaluation",
@@ -48,11 +53,15 @@ __all__ = [
     "Seq2Seq",
     "Token",
     "attribute",
+    "audit",
+    "calibrate",
     "compare",
     "copy_model",
     "evaluate",
     "load",
     "load_attribution",
+    "load_audit",
+    "load_calibration",
     "load_capture",
     "load_comparison",
     "load_evaluation",

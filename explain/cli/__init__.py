@@ -8,13 +8,14 @@ from explain import terminal
 
 # Commands are listed by --help in the order of these imports.
 from explain.cli import lists, models, explanations, evaluation, comparison, lenses, causes  # isort: skip
-from explain.cli import neurons, training, compression, dashboard  # isort: skip
+from explain.cli import neurons, training, compression, audit, dashboard  # isort: skip
 from explain.cli.common import analyze, app
 
 app.add_typer(analyze)
 
 __all__ = [
     "app",
+    "audit",
     "causes",
     "comparison",
     "compression",

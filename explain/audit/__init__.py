@@ -1,0 +1,45 @@
+"""The audit room: which outputs should not be trusted, with thresholds that clean outputs set."""
+
+from explain.audit.calibrate import calibrate
+from explain.audit.calibration import Calibration, Rule, Share, load_calibration, share, threshold
+from explain.audit.detectors import DETECTORS, Detector, Score, words_of
+from explain.audit.policy import Policy, policy_of, read_policy
+from explain.audit.result import (
+    FILE,
+    FINDINGS,
+    OUTPUTS,
+    Audit,
+    Check,
+    DetectorResult,
+    Flag,
+    Suspect,
+    load_audit,
+)
+from explain.audit.run import audit
+
+__all__ = [
+    "DETECTORS",
+    "FILE",
+    "FINDINGS",
+    "OUTPUTS",
+    "Audit",
+    "Calibration",
+    "Check",
+    "Detector",
+    "DetectorResult",
+    "Flag",
+    "Policy",
+    "Rule",
+    "Score",
+    "Share",
+    "Suspect",
+    "audit",
+    "calibrate",
+    "load_audit",
+    "load_calibration",
+    "policy_of",
+    "read_policy",
+    "share",
+    "threshold",
+    "words_of",
+]

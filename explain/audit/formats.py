@@ -1,0 +1,82 @@
+"""An audit for machines and pull requests: JUnit XML and a summary in GitHub's Markdown."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+from explain.audit import detectors as room
+from explain.audit.result import Audit
+
+_SIGNS = {True: "✅", False: "❌", None: "➖"}
+_WORDS = {"pass": "✅ pass", "fail": "❌ fail", "uncalibrated": "➖ uncalibrated"}
+# What XML 1.0 cannot hold.
+_FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_SUSPECTS = 5
+
+
+def junit(audit: Audit) -> str:
+    """One test case per condition of the policy; what was too small to judge is skipped."""
+    checks = audit.checks
+    suite = ElementTree.Element(
+        "testsuite",
+        name="explain audit",
+        tests=str(max(1, len(checks))),
+        failures=str(sum(check.passed is False for check in checks)),
+        errors="0",
+        skipped=str(sum(check.passed is None for check in checks) or int(not checks)),
+    )
+    for check in checks:
+        case = ElementTree.SubElement(suite, "testcase", classname="explain.audit", name=_clean(check.name))
+        if check.passed is False:
+            ElementTree.SubElement(case, "failure", message=_clean(check.reason))
+        elif check.passed is None:
+            ElementTree.SubElement(case, "skipped", message=_clean(check.reason))
+    if not checks:
+        case = ElementTree.SubElement(suite, "testcase", classname="explain.audit", name="verdict")
+        ElementTree.SubElement(case, "skipped", message=_clean(audit.reason))
+    ElementTree.indent(suite)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(suite, encoding="unicode")}\n'
+
+
+def _clean(text: str) -> str:
+    return _FORBIDDEN.sub("\ufffd", text)
+
+
+def markdown(audit: Audit) -> str:
+    """A summary to put under a pull request."""
+    lines = [
+        f"## Audit of {_cell(audit.model)} on {_cell(audit.data)}: {_WORDS[audit.verdict]}",
+        "",
+        f"{_cell(audit.reason[:1].upper() + audit.reason[1:])}.",
+        "",
+        "| detector | sees | flagged | allowed | scores (mean) |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for name, found in audit.detectors.items():
+        flagged = (
+            "not calibrated"
+            if found.flagged is None
+            else f"{found.flagged.count} of {found.flagged.n} ({found.flagged.value:.2%})"
+        )
+        row = room.get(name)
+        lines.append(f"| {row.title} | {row.sees} | {flagged} | {found.rate:.2%} | {found.scores.mean:.3g} |")
+    if audit.checks:
+        lines += ["", "| | condition | |", "|---|---|---|"]
+        lines += [f"| {_SIGNS[c.passed]} | {_cell(c.name)} | {_cell(c.reason)} |" for c in audit.checks]
+    elif audit.tests:
+        lines += ["", *(f"- **{name}**: {_cell(item['reason'])}" for name, item in audit.tests.items())]
+    flagged = [suspect for suspect in audit.suspects if suspect.flags][:_SUSPECTS]
+    if flagged:
+        lines += ["", "| most suspicious | output | why |", "|---|---|---|"]
+        lines += [
+            f"| {_cell(s.source)} | {_cell(s.output)} | {', '.join(flag.detector for flag in s.flags)} |"
+            for s in flagged
+        ]
+    return "\n".join([*lines, ""])
+
+
+def _cell(text: str) -> str:
+    """Text that stays in its table cell and is not read as Markdown or HTML."""
+    flat = " ".join(text.split())
+    return re.sub(r"([\\`*_{}\[\]<>#|~!@&])", r"\\\1", flat)

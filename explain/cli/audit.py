@@ -1,0 +1,284 @@
+"""The commands that calibrate detectors on clean outputs and audit others with them."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from explain import terminal
+from explain.cli.common import (
+    Beams,
+    Device,
+    Dtype,
+    MaxNew,
+    Model,
+    SourceColumn,
+    SourceLanguage,
+    TargetColumn,
+    TargetLanguage,
+    Unknown,
+    app,
+    open_model,
+    reading,
+)
+from explain.errors import InputError, RunError
+from explain.files import write_text
+from explain.terminal import say
+
+if TYPE_CHECKING:
+    from explain.audit import Audit
+    from explain.runs import Run
+
+TaskName = Annotated[str | None, typer.Option("--task", help="A task with known answers; see explain tasks.")]
+DataFile = Annotated[Path | None, typer.Option("--data", help="File of sources, with outputs or without.")]
+Examples = Annotated[int | None, typer.Option(min=1, help="The most outputs; all of a file by default.")]
+Forced = Annotated[bool, typer.Option("--forced", help="The data's own outputs, not the model's.")]
+Training = Annotated[
+    Path | None, typer.Option(help="The training data, for words that were never seen in training.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Of every random choice.")]
+
+
+@app.command()
+def calibrate(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Where the calibration is written, a .json file.")],
+    task: TaskName = None,
+    data: DataFile = None,
+    detector: Annotated[
+        list[str] | None, typer.Option(help="A detector; may be repeated; all fast ones by default.")
+    ] = None,
+    examples: Examples = None,
+    only_right: Annotated[
+        bool, typer.Option("--only-right", help="Leave out what differs from the data's own output.")
+    ] = False,
+    forced: Forced = False,
+    training: Training = None,
+    seed: Seed = 1,
+    num_beams: Beams = 1,
+    max_new_tokens: MaxNew = 128,
+    source_language: SourceLanguage = None,
+    target_language: TargetLanguage = None,
+    allow_unknown: Unknown = False,
+    source_column: SourceColumn = "source",
+    target_column: TargetColumn = "target",
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+) -> int:
+    """Score clean outputs, so that explain audit knows which scores are suspicious."""
+    from explain.audit import DETECTORS
+    from explain.audit import calibrate as measure
+    from explain.audit import detectors as room
+
+    subject = _subject(task, data, source_column, target_column, need_target=forced or only_right)
+    for name in detector or ():
+        room.get(name)
+    opened = open_model(model, device, dtype)
+    with terminal.progress("calibrating") as progress:
+        found = measure(
+            opened,
+            subject,
+            examples=examples,
+            detectors=detector,
+            words=_words(training, source_column, target_column),
+            only_right=only_right,
+            forced=forced,
+            generate=_controls(num_beams, max_new_tokens, allow_unknown, source_language, target_language),
+            seed=seed,
+            name=None if data is None else data.name,
+            progress=progress,
+        )
+    found.save(out)
+    rows = []
+    for name in found.scores:
+        rule = found.rule(name, 0.01)
+        bound = rule.pooled.to_json(DETECTORS[name].direction)
+        sides = bound if isinstance(bound, list) else [bound]
+        rows.append((name, " to ".join("-" if x is None else f"{x:.4g}" for x in sides)))
+    say(terminal.table(("detector", "bound at 1 false alarm in 100"), rows))
+    say(f"\n{len(found.lengths)} clean outputs; wrote {out}")
+    if not found.enough:
+        terminal.note("explain: fewer than 500 clean outputs: audits with this calibration give no verdict")
+    return terminal.DONE
+
+
+@app.command()
+def audit(
+    model: Model,
+    out: Annotated[Path, typer.Option(help="Run folder; audit.json, .html and findings.parquet go there.")],
+    task: TaskName = None,
+    data: DataFile = None,
+    calibration: Annotated[
+        Path | None, typer.Option(help="What explain calibrate wrote; without it nothing is flagged.")
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="YAML: which detectors, rates, slices and tests, and what fails.")
+    ] = None,
+    examples: Examples = None,
+    forced: Forced = False,
+    training: Training = None,
+    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the interrupted audit in --out.")
+    ] = False,
+    seed: Seed = 0,
+    num_beams: Beams = 1,
+    max_new_tokens: MaxNew = 128,
+    source_language: SourceLanguage = None,
+    target_language: TargetLanguage = None,
+    allow_unknown: Unknown = False,
+    source_column: SourceColumn = "source",
+    target_column: TargetColumn = "target",
+    device: Device = "auto",
+    dtype: Dtype = "float32",
+) -> int:
+    """Find out which outputs not to trust; exit status 1 where the policy is broken."""
+    from explain.attribution import Cancelled
+    from explain.audit import FILE, load_calibration, read_policy
+    from explain.audit import audit as measure
+    from explain.audit.formats import junit, markdown
+    from explain.runs import JobStopped
+
+    _require_engine(engine)
+    subject = _subject(task, data, source_column, target_column, need_target=forced)
+    rules = None if policy is None else read_policy(policy)
+    words = _words(training, source_column, target_column)
+    opened = open_model(model, device, dtype)
+    calibrated = None if calibration is None else load_calibration(calibration, opened.digest)
+    config = {
+        "model": model,
+        "task": task,
+        "data": data and str(data),
+        "calibration": calibration and str(calibration),
+        "policy": policy and str(policy),
+        "examples": examples,
+        "engine": engine,
+    }
+    run = _run(out, resume, f"{Path(model).name} on {task or (data.name if data else '')}", config, seed)
+    command = run.manifest["command"]
+    started = time.monotonic()
+
+    def tell(done: int, total: int) -> None:
+        seconds = round(time.monotonic() - started, 1)
+        run.append({"kind": "step", "step": done, "total_steps": total, "seconds": seconds})
+        progress(done, total)
+
+    found: Audit | None = None
+    with run.running(), terminal.progress("auditing") as progress:
+        try:
+            found = measure(
+                opened,
+                subject,
+                policy=rules,
+                calibration=calibrated,
+                words=words,
+                examples=examples,
+                forced=forced,
+                generate=_controls(
+                    num_beams, max_new_tokens, allow_unknown, source_language, target_language
+                ),
+                seed=seed,
+                folder=out,
+                source_column=source_column,
+                target_column=target_column,
+                name=None if data is None else data.name,
+                progress=tell,
+                should_stop=lambda: not run.wait_while_paused(),
+            )
+        except Cancelled:
+            raise JobStopped from None
+        found.save(out / FILE, command)
+        write_text(out / "junit.xml", junit(found))
+        write_text(out / "summary.md", markdown(found))
+        run.update(
+            model_digest=found.model_digest,
+            data_digest=found.data_digest,
+            result={"verdict": found.verdict, "examples": found.examples},
+        )
+    if run.state != "done" or found is None:
+        return terminal.INTERRUPTED
+    say(terminal.table(*_table(found)))
+    say(f"\n{found.verdict}: {found.reason}")
+    say(f"wrote {out / FILE}, findings.parquet, outputs.parquet, junit.xml and summary.md")
+    return terminal.OVER_POLICY if found.verdict == "fail" else terminal.DONE
+
+
+def _subject(
+    task: str | None, data: Path | None, source_column: str, target_column: str, need_target: bool
+) -> Any:
+    """The task's name, or the data file, which is read once to refuse a wrong one early."""
+    from explain.training import tasks as room
+    from explain.training.data import read_table
+
+    if (task is None) == (data is None):
+        raise InputError("give either --task NAME or --data FILE")
+    if task is not None:
+        return room.get(task).name
+    assert data is not None
+    read_table(data, source_column, target_column, need_target=need_target)
+    return data
+
+
+def _controls(
+    num_beams: int,
+    max_new_tokens: int,
+    allow_unknown: bool,
+    source_language: str | None,
+    target_language: str | None,
+) -> dict[str, Any]:
+    return {
+        "num_beams": num_beams,
+        "max_new_tokens": max_new_tokens,
+        **reading(allow_unknown, source_language, target_language),
+    }
+
+
+def _words(training: Path | None, source_column: str, target_column: str) -> frozenset[str] | None:
+    """The words of the training data's outputs, and of its sources, from which names are copied."""
+    from explain.audit import words_of
+    from explain.training.data import read_table
+
+    if training is None:
+        return None
+    pairs = read_table(training, source_column, target_column)
+    return frozenset(word for pair in pairs for text in (pair.source, pair.target) for word in words_of(text))
+
+
+def _require_engine(engine: str) -> None:
+    """Refuse engines that are not there."""
+    if engine != "local":
+        raise InputError(f"there is no engine {engine!r}; use --engine local")
+
+
+def _run(out: Path, resume: bool, title: str, config: dict[str, Any], seed: int) -> Run:
+    """The run to work in: a new one, or the interrupted one that is there."""
+    from explain.runs import Run
+
+    if not resume:
+        return Run.create(out, kind="audit", title=title, config=config, seed=seed)
+    run = Run.open(out)
+    if run.manifest.get("kind") != "audit":
+        raise RunError(f"{out} holds a {run.manifest.get('kind')} run, which cannot go on as an audit")
+    if run.state == "done":
+        raise RunError(f"{out} is done already; name another folder for another audit")
+    return run
+
+
+def _table(found: Audit) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Detectors with what they flag."""
+    rows = []
+    for name, item in found.detectors.items():
+        bound = item.threshold if isinstance(item.threshold, list) else [item.threshold]
+        rows.append(
+            (
+                name,
+                " to ".join("-" if value is None else f"{value:.4g}" for value in bound),
+                "-" if item.flagged is None else str(item.flagged.count),
+                "-" if item.flagged is None else f"{item.flagged.value:.2%}",
+                f"{item.rate:.2%}",
+            )
+        )
+    return ("detector", "bound", "flagged", "share", "false alarms allowed"), rows
