@@ -213,7 +213,7 @@ def _beam_search(
     prefix = _beginning(opened, options)
     draws = ("do_sample", "temperature", "top_k", "top_p", "seed")
     kept = {name: value for name, value in options.items() if name not in (*draws, "num_beams")}
-    return opened.beam_search(source, prefix_ids=prefix, should_stop=_unwanted, num_beams=beams, **kept)
+    return opened.beam_search(source, prefix_ids=prefix, should_stop=unwanted, num_beams=beams, **kept)
 
 
 # As wide as the vocabulary, so only the last few are kept.
