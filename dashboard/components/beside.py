@@ -22,7 +22,9 @@ _BESIDE = component(
 )
 
 
-def beside(before: Generation, after: Generation, *, names: tuple[str, str], key: str, theme: Theme) -> None:
+def beside(
+    before: Generation, after: Generation, *, names: tuple[str, str], key: str, theme: Theme, by: str = "id"
+) -> None:
     """Show two outputs; a token that only one of them has is marked, and those that were given are dotted.
 
     Args:
@@ -31,13 +33,16 @@ def beside(before: Generation, after: Generation, *, names: tuple[str, str], key
         names: what they are called.
         key: unique on the page.
         theme: whose colours.
+        by: tokens are the same by their `id`, or, where two models number them otherwise, by their `text`.
     """
-    _BESIDE(key=key, data=to_data(before, after, names, theme))
+    _BESIDE(key=key, data=to_data(before, after, names, theme, by))
 
 
-def to_data(before: Generation, after: Generation, names: tuple[str, str], theme: Theme) -> dict[str, Any]:
+def to_data(
+    before: Generation, after: Generation, names: tuple[str, str], theme: Theme, by: str = "id"
+) -> dict[str, Any]:
     """Both outputs as the component takes them."""
-    one, other = ([token.id for token in found.target_tokens] for found in (before, after))
+    one, other = ([getattr(token, by) for token in found.target_tokens] for found in (before, after))
     # Nothing is junk: words that come often matter as much.
     changes = SequenceMatcher(None, one, other, autojunk=False).get_opcodes()
     gone = {at for kind, start, end, _, _ in changes if kind != "equal" for at in range(start, end)}

@@ -342,7 +342,9 @@ def _named(grids: list[Grid]) -> list[Grid]:
         point, about = grid.title.split(" · ", 1)
         side = "Encoder" if point.startswith("encoder") else "Decoder"
         title = _kind(point) if point.endswith(".z") else side
-        found.append(replace(grid, title=f"{title} · {about}"))
+        found.append(
+            replace(grid, title=f"{title} · {about}", units="share of the difference", ends="1 = all of it")
+        )
     return found
 
 
@@ -385,9 +387,9 @@ def edits_of(model: Seq2Seq, place: str) -> list[Edit]:
     return [Edit(point, site.where(point)) for point in site.points]
 
 
-def _writing(choice: Choice, example: Example, generation: Generation) -> None:
-    model = cache.model(choice)
-    offered = places(model, generation)
+def ask_place(choice: Choice, generation: Generation) -> str | None:
+    """The choice of what is silenced; None, with what to do, where nothing is chosen."""
+    offered = places(cache.model(choice), generation)
     wanted = state.current().silenced
     st.selectbox(
         "What is silenced",
@@ -402,7 +404,16 @@ def _writing(choice: Choice, example: Example, generation: Generation) -> None:
             "Nothing is silenced yet",
             "Choose above what to do without; “Silence heads” shows which heads count most.",
         )
+        return None
+    return wanted
+
+
+def _writing(choice: Choice, example: Example, generation: Generation) -> None:
+    wanted = ask_place(choice, generation)
+    if wanted is None:
         return
+    model = cache.model(choice)
+    name = places(model, generation)[wanted]
 
     def make(tell: Progress) -> Redecoded:
         controls = {} if example.target is not None else dict(example.controls)
@@ -421,7 +432,7 @@ def _writing(choice: Choice, example: Example, generation: Generation) -> None:
         return
     if example.target is not None or example.prefix:
         st.caption("The output on this page was given; below is what the model writes by itself.")
-    _written_anew(choice, example, found, offered[wanted], wanted)
+    _written_anew(choice, example, found, name, wanted)
 
 
 def _bound(shown: str | None) -> dict[str, Any]:

@@ -73,11 +73,14 @@ def _by_slot(source: str, examples: Sequence[Example]) -> Iterator[tuple[int, st
         for part in example.source_segments:
             if part.slot:
                 fillers.setdefault(part.slot, {})[example.source[part.start : part.end]] = None
+    found: list[tuple[int, str, str]] = []
     for known in fillers.values():
         for was in known:
             place = re.search(rf"(?<!\w){re.escape(was)}(?!\w)", source) if was.strip() else None
             if place is not None:
-                yield from ((place.start(), was, now) for now in known if now != was and now.strip())
+                found += [(place.start(), was, now) for now in known if now != was and now.strip()]
+    # Long words first: they are the ones that mean something.
+    yield from sorted(found, key=lambda each: -len(each[1]))
 
 
 def _by_word(source: str) -> Iterator[tuple[int, str, str]]:

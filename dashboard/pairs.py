@@ -1,0 +1,143 @@
+"""One output under two conditions: another text, another model, or the same model with a part silenced."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dashboard import analyses, cache
+from dashboard.catalogue import Choice
+from dashboard.examples import Example
+from explain.analysis import Edit
+from explain.comparison.inside import blocks_of
+from explain.comparison.pair import HeadShift, head_shifts
+from explain.evaluation.agreement import same_tokens
+from explain.model import Seq2Seq
+from explain.model.attention import PointFunction
+from explain.results import Attribution, Generation
+
+FURTHEST = 5
+"""Heads whose maps are kept: those that look elsewhere the most."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two conditions.
+
+    Attributes:
+        choice: the model of A.
+        example: its text.
+        rival: the model of B.
+        other: its text.
+        edits: what is silenced in B.
+        key: plain values that B is known by.
+        names: what A and B are called.
+    """
+
+    choice: Choice
+    example: Example
+    rival: Choice
+    other: Example
+    edits: tuple[Edit, ...]
+    key: tuple[str, ...]
+    names: tuple[str, str]
+
+    def changed(self) -> AbstractContextManager[Seq2Seq]:
+        """The model of B, with what is silenced silenced for as long as the block runs."""
+        model = cache.model(self.rival)
+        return model.intervene(_functions(self.edits)) if self.edits else nullcontext(model)
+
+
+@dataclass(frozen=True, eq=False)
+class Both:
+    """The same output explained under both conditions.
+
+    Attributes:
+        a, b: A's output, given to either of them.
+        map_a, map_b: its attribution.
+        aligned: both have the same tokens, or as many at the same places; else only the texts compare.
+        shifts: how far every head looks elsewhere; empty where places do not match.
+        patterns: of the heads that do most: patterns [query, key] of A and of B.
+    """
+
+    a: Generation
+    b: Generation
+    map_a: Attribution
+    map_b: Attribution
+    aligned: bool
+    shifts: tuple[HeadShift, ...]
+    patterns: tuple[tuple[HeadShift, Tensor, Tensor], ...]
+
+
+def written(pair: Pair) -> Generation:
+    """What B writes by itself."""
+    if not pair.edits:
+        return cache.generation(pair.rival, pair.other)
+
+    def make() -> Generation:
+        with pair.changed() as model:
+            return model.generate(pair.other.source, should_stop=cache.unwanted, **pair.other.controls)
+
+    return analyses.kept(analyses.key("written", pair.rival, pair.other.id, *pair.key), make)
+
+
+def explained(pair: Pair, output: str, method: str, tell: Callable[[int, int], None]) -> Both:
+    """Explain A's output under both conditions.
+
+    By text, so that both read it alike; what A wrote is then a given output.
+    """
+    asked = {"method": method, "should_stop": cache.unwanted}
+    first = cache.model(pair.choice)
+    a = first.force(pair.example.source, output, **analyses.reading(pair.example))
+    tell(0, 3)
+    map_a = first.attribute(a, **asked)
+    tell(1, 3)
+    with pair.changed() as second:
+        b = second.force(pair.other.source, output, **analyses.reading(pair.other))
+        map_b = second.attribute(b, **asked)
+    tell(2, 3)
+    aligned = len(a.source_tokens) == len(b.source_tokens) and same_tokens(a.target_tokens, b.target_tokens)
+    shifts: Sequence[HeadShift] = ()
+    patterns = []
+    if aligned:
+        # The places are the same, so B's tokens may carry A's names: agreement is about places.
+        map_b = replace(map_b, source_tokens=a.source_tokens, target_tokens=a.target_tokens)
+        looks_a = first.capture(a, "*.pattern", dtype=torch.float32)
+        with pair.changed() as second:
+            looks_b = second.capture(b, "*.pattern", dtype=torch.float32)
+            blocks = blocks_of(first, second)
+        shifts = head_shifts(looks_a, looks_b, blocks, same=pair.choice == pair.rival)
+        furthest = sorted((s for s in shifts if s.bits > 0), key=lambda shift: -shift.bits)[:FURTHEST]
+        patterns = [
+            (
+                shift,
+                looks_a[f"{shift.a}.pattern"][0, shift.head],
+                looks_b[f"{shift.b}.pattern"][0, shift.partner],
+            )
+            for shift in furthest
+        ]
+    tell(3, 3)
+    return Both(a, b, map_a, map_b, aligned, tuple(shifts), tuple(patterns))
+
+
+def _functions(edits: Sequence[Edit]) -> dict[str, PointFunction]:
+    """Functions by hook point that make edits in every row."""
+    found: dict[str, list[Edit]] = {}
+    for edit in edits:
+        found.setdefault(edit.point, []).append(edit)
+    return {point: _put(own) for point, own in found.items()}
+
+
+def _put(edits: Sequence[Edit]) -> PointFunction:
+    def function(tensor: Tensor) -> Tensor:
+        tensor = tensor.clone()
+        for edit in edits:
+            index = tuple(slice(None) if number is None else number for number in edit.where)
+            tensor[(slice(None), *index)] = edit.value
+        return tensor
+
+    return function

@@ -1,0 +1,223 @@
+"""Two models over many texts: the comparisons that are kept, and the form that starts another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import streamlit as st
+
+from dashboard import evaluations, frame, jobs, saved, state
+from dashboard.catalogue import Choice, Place, choices
+from dashboard.evaluations import DATA, TASK
+from dashboard.labels import plain
+from dashboard.saved import Saved
+from dashboard.views import new_run
+from dashboard.views.new_evaluation import duration
+from explain.comparison import FILE, METHODS, Comparison, load_comparison
+from explain.report import comparison_page
+from explain.report.comparison import NO_FLOOR, answer
+from explain.report.comparison_plots import drift_figure, heads_figure
+from explain.report.facts import facts_of
+from explain.report.labels import number, plural, shown
+from explain.runs import free_folder, start_job
+
+KIND = "compare"
+EVERY = 2.0
+"""Seconds between two looks at a job."""
+_ALARMS = {True: ("alarm", "red"), False: ("no alarm", "green"), None: ("no answer", "gray")}
+# Seconds for a model and an output, and for a model, on one core; measured on the demo's models.
+_OUTPUT, _MODEL = 0.6, 6.0
+
+
+def show(place: Place, choice: Choice) -> None:
+    """Draw the tab."""
+    found = [item for item in saved.everything(place) if item.kind == KIND]
+    if found:
+        names = [item.name for item in found]
+        wanted = state.current().run
+        chosen = wanted if wanted in names else names[0]
+        by_name = {item.name: item for item in found}
+        st.selectbox(
+            "Comparison",
+            names,
+            format_func=lambda name: f"{name} · {by_name[name].title}" if by_name[name].title else name,
+            **state.bind("run", shown=chosen),
+        )
+        _one(by_name[chosen])
+    else:
+        frame.empty(
+            "No two models have been compared yet",
+            "A comparison explains the same outputs with both models, and with retrained ones as a "
+            "yardstick: "
+            "do the reasons differ more than another seed makes them differ?",
+        )
+    with st.expander(
+        "Compare two models", expanded=not found, icon=":material/compare_arrows:", key="compare_new"
+    ):
+        _form(place, choice)
+
+
+def _one(item: Saved) -> None:
+    if item.live:
+        st.fragment(_at_work, run_every=EVERY)(item)
+        return
+    if item.state != "done":
+        st.error(plain(f"It {item.state}. {item.result}"), icon=":material/error:")
+        return
+    with frame.friendly():
+        path = item.run.path / FILE
+        found = _comparison(str(path), path.stat().st_mtime_ns) if path.is_file() else load_comparison(path)
+        _figures(found)
+
+
+@st.cache_resource(max_entries=8, show_spinner=False)
+def _comparison(path: str, changed: int) -> Comparison:
+    return load_comparison(path)
+
+
+def _at_work(item: Saved) -> None:
+    if item.run.state != item.state and item.run.state == "done":
+        st.rerun()
+    step, total = jobs.steps(item.run)
+    st.progress(
+        step / total if total else 0.0,
+        text=plain(
+            f"{item.title}: step {step:,} of {total:,}" if total else f"{item.title}: getting ready …"
+        ),
+    )
+    st.caption("It goes on when this page is closed; it can be cancelled in the list on the left.")
+
+
+def _figures(found: Comparison) -> None:
+    """The answer, the figures, the table."""
+    word, colour = _ALARMS[found.alarm.alarm]
+    with st.container(border=True, key="comparison_answer"):
+        st.badge(word, color=colour)
+        with st.container(key="answer"):
+            st.markdown(plain(answer(found)))
+        if found.floor is not None:
+            st.caption(plain(found.alarm.reason))
+    frame.section("How far the reasons moved")
+    frame.figure(
+        drift_figure(found, theme=frame.theme()),
+        "Each mark is a method: how many of the strongest tokens both models have in common, with the 95 % "
+        "interval; 1 is all of them. Wholly left of the floor is further than another seed moves them.",
+        key="wide_drift",
+        alt="Marks with intervals: strongest tokens in common, by method, beside the floor",
+    )
+    rows = []
+    for name, drift in found.figures.drift.items():
+        rows.append(
+            {
+                "method": plain(facts_of(name).label),
+                "same strongest": number(drift.top1.value),
+                "strongest shared": number(drift.topk_jaccard.value),
+                "order": number(drift.weighted_tau.value),
+                "change of precision": number(drift.p_at_1_change.value, signed=True),
+                "verdict": _ALARMS[found.alarm.methods[name].alarm][0],
+            }
+        )
+    st.table(pd.DataFrame(rows), border="horizontal", hide_index=True)
+    st.caption(
+        "Same strongest and strongest shared are shares, 1 is always; order runs from −1 "
+        "(reversed) to 1 (the "
+        "same); change of precision is how much more often B names a right token first, where "
+        "answers are known."
+    )
+    for name, problem in found.problems.items():
+        st.caption(plain(f"{facts_of(name).label}: {problem}"))
+    frame.section("Where the heads look")
+    frame.figure(
+        heads_figure(found, theme=frame.theme()),
+        "Each cell is a head of A and its partner in B: 0 is the same attention; the scale ends "
+        "at the mean of "
+        "retrained models, or at the largest value where that is more.",
+        key="wide_comparison_heads",
+        alt="Heat map: divergence of every head of A from its partner in B",
+    )
+    models = f"A is {shown(found.a.name)}, B is {shown(found.b.name)}"
+    floor = ", ".join(shown(model.name) for model in found.floor_models)
+    st.caption(
+        plain(
+            f"{models}; floor: {floor or 'none'}. {plural(found.data.examples, 'output')} explained, "
+            f"{plural(found.data.outputs, 'output')} compared as texts, on {found.data.name}."
+        )
+    )
+    st.download_button(
+        "Page (HTML)",
+        data=lambda: comparison_page(found),
+        file_name="comparison.html",
+        mime="text/html",
+        icon=":material/download:",
+        on_click="ignore",
+        key="file_comparison",
+    )
+
+
+def _form(place: Place, choice: Choice) -> None:
+    """Which models, on what, how much; the button starts the job."""
+    known = {name: each for name, each in choices(place).items() if name != choice.name}
+    offered = evaluations.sources(place, choice, new_run.data_files(place))
+    if not known or not offered:
+        missing = "a second model" if not known else "texts: a task, or a data file under the runs folder"
+        st.caption(plain(f"A comparison needs {missing}."))
+        return
+    rivals = list(known)
+    wanted = state.current().rival
+    one, two = st.columns(2)
+    rival = one.selectbox(
+        f"Compare {plain(choice.name)} with",
+        rivals,
+        **state.bind("rival", shown=wanted if wanted in known else rivals[0]),
+    )
+    floor = two.multiselect(
+        "Retrained models, the yardstick",
+        [name for name in rivals if name != rival],
+        key=f"compare_floor_{rival}",
+        placeholder="of the same recipe, other seeds",
+        help=NO_FLOOR,
+    )
+    data = one.selectbox("Texts", list(offered), format_func=lambda name: offered[name], key="compare_data")
+    count = two.number_input("Outputs to explain", 2, 500, 20, 10, key="compare_count")
+    seconds = (2 + len(floor)) * (_MODEL + _OUTPUT * count)
+    st.caption(
+        plain(
+            f"Very roughly {duration(seconds)} for models as small as the demo’s: "
+            f"{plural(2 + len(floor), 'model')}, {plural(count, 'output')}, "
+            f"{plural(len(METHODS), 'method')}. It "
+            "runs as a job of its own."
+        )
+    )
+    if st.button("Compare", type="primary", icon=":material/play_arrow:", key="compare_start"):
+        with frame.friendly():
+            _start(place, choice, known[rival], [known[name] for name in floor], data, count)
+            st.rerun()
+
+
+def _start(place: Place, choice: Choice, rival: Choice, floor: list[Choice], data: str, count: int) -> None:
+    out = free_folder(place.runs.absolute(), f"{KIND}-{choice.name}-{rival.name}"[:60])
+    words = arguments(place, choice, rival, floor, data, count, out)
+    run = start_job(
+        words,
+        out,
+        kind=KIND,
+        title=f"{choice.name} and {rival.name}",
+        config={"model": str(evaluations.subject(choice)), "examples": count},
+        seed=0,
+    )
+    state.change(run=run.name)
+
+
+def arguments(
+    place: Place, choice: Choice, rival: Choice, floor: list[Choice], data: str, count: int, out: Path
+) -> list[str]:
+    """The command line, after `explain`, that makes the comparison."""
+    words = [KIND, str(evaluations.subject(choice)), str(evaluations.subject(rival))]
+    if data.startswith(TASK):
+        words += ["--task", data.removeprefix(TASK)]
+    else:
+        words += ["--data", str(evaluations.data_file(place, choice, data.removeprefix(DATA)))]
+    for each in floor:
+        words += ["--floor", str(evaluations.subject(each))]
+    return [*words, "--examples", str(count), "--outputs", str(max(count, 50)), "--out", str(out)]
