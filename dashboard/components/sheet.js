@@ -12,7 +12,7 @@ export default function ({ data, parentElement }) {
   frame.setAttribute("sandbox", "allow-same-origin");
   frame.referrerPolicy = "no-referrer";
   frame.title = data.title;
-  frame.srcdoc = POLICY + data.html;
+  frame.srcdoc = POLICY + bare(data.html);
   frame.addEventListener("load", () => {
     const inside = frame.contentDocument;
     const fit = () => { frame.style.height = `${inside.documentElement.scrollHeight + 2}px`; };
@@ -28,4 +28,18 @@ export default function ({ data, parentElement }) {
     fit();
   });
   root.replaceChildren(frame);
+}
+
+// The page without what its policy forbids, so that the browser does not even try. A document that is only parsed
+// is inert: nothing of it runs or loads.
+function bare(html) {
+  const page = new DOMParser().parseFromString(html, "text/html");
+  const never = "script, link, base, meta[http-equiv], iframe, frame, object, embed, form, audio, video, source";
+  for (const one of page.querySelectorAll(never)) one.remove();
+  for (const one of page.querySelectorAll("[src], [srcset], [background], [poster], image, use")) {
+    for (const name of ["src", "srcset", "background", "poster", "href", "xlink:href"]) {
+      if (!(one.getAttribute(name) ?? "").startsWith("data:")) one.removeAttribute(name);
+    }
+  }
+  return page.documentElement.outerHTML;
 }
