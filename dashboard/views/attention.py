@@ -185,7 +185,7 @@ def _head(
                 theme=frame.theme(),
             ),
             f"{FIGURE_HELP} Over {_over(statistics, choice.task if over == 'task' else None)}.",
-            key="head_figures",
+            key="wide_head_figures",
             alt=f"Marks: what every head looks at; {_name(layer, head)} set apart",
             data=lambda: statistics.to_frame(),
         )
