@@ -41,5 +41,8 @@ function bare(html) {
       if (!(one.getAttribute(name) ?? "").startsWith("data:")) one.removeAttribute(name);
     }
   }
+  for (const one of page.querySelectorAll("*")) {
+    for (const { name } of [...one.attributes]) if (name.startsWith("on")) one.removeAttribute(name);
+  }
   return page.documentElement.outerHTML;
 }
