@@ -1,4 +1,14 @@
-"""The audit room: which outputs should not be trusted, with thresholds that clean outputs set."""
+"""The audit room: which outputs should not be trusted, with thresholds that clean outputs set.
+
+`explain.audit` is this package and, in the public surface, the function of the same name: the package can be
+called, so that `import explain; explain.audit(model, data)` works whether or not it was imported before.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
 
 from explain.audit.calibrate import calibrate
 from explain.audit.calibration import Calibration, Rule, Share, load_calibration, share, threshold
@@ -43,3 +53,11 @@ __all__ = [
     "threshold",
     "words_of",
 ]
+
+
+class _CallablePackage(ModuleType):
+    def __call__(self, *args: Any, **options: Any) -> Audit:
+        return audit(*args, **options)
+
+
+sys.modules[__name__].__class__ = _CallablePackage

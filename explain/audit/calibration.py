@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -296,7 +297,7 @@ class Calibration:
         return write_json(path, {**head, **body})
 
 
-def load_calibration(path: str | Path, model_digest: str | None = None) -> Calibration:
+def load_calibration(path: str | os.PathLike[str], model_digest: str | None = None) -> Calibration:
     """Read a calibration, and refuse it where it is another model's.
 
     Args:

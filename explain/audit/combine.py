@@ -50,9 +50,10 @@ def combine(
     table = np.stack([_filled(suspicion(np.asarray(scores[n], dtype=float), n)) for n in names], axis=1)
     folds = GroupKFold(min(_FOLDS, *kinds))
     model = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1_000))
-    held_out = cross_val_predict(model, table, labels, groups=groups, cv=folds, method="predict_proba")[:, 1]
+    chances = cross_val_predict(model, table, labels, groups=groups, cv=folds, method="predict_proba")
+    held_out = np.asarray(chances)[:, 1]
     model.fit(table, labels)
-    weights = model[-1].coef_[0]
+    weights = model.named_steps["logisticregression"].coef_[0]
     return {
         "outputs": len(labels),
         "wrong": int(labels.sum()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -80,7 +81,7 @@ def gather(
 
 def filler_id(model: Seq2Seq) -> int:
     """The id that stands for "no token": the unknown token, or padding where there is none."""
-    unknown = model.tokenizer.unk_token_id
+    unknown: Any = model.tokenizer.unk_token_id
     return padding_id(model.hf) if unknown is None or unknown == model.eos_id else int(unknown)
 
 

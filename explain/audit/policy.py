@@ -232,7 +232,7 @@ def _place(where: str, node: yaml.Node | None, place: Sequence[Any]) -> str:
     """The file and, as far as the place can be followed, the line."""
     if node is None:
         return where
-    line = node.start_mark.line
+    line: int = node.start_mark.line  # pyright: ignore[reportOptionalMemberAccess]
     for part in place:
         if isinstance(node, yaml.MappingNode):
             pairs = [(key, value) for key, value in node.value if key.value == str(part)]
@@ -240,5 +240,5 @@ def _place(where: str, node: yaml.Node | None, place: Sequence[Any]) -> str:
                 line, node = pairs[0][0].start_mark.line, pairs[0][1]
         elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
             node = node.value[part]
-            line = node.start_mark.line
+            line = node.start_mark.line  # pyright: ignore[reportOptionalMemberAccess]
     return f"{where}, line {line + 1}"

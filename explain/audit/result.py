@@ -140,10 +140,13 @@ class Suspect:
         """Read a suspect back from its JSON object."""
         flags = tuple(
             Flag(
-                flag["detector"],
-                *(number(flag[key]) for key in ("score", "low", "high", "p_value")),
-                tuple(flag["places"]),
-                tuple(flag["words"]),
+                detector=flag["detector"],
+                score=number(flag["score"]),
+                low=number(flag["low"]),
+                high=number(flag["high"]),
+                p_value=number(flag["p_value"]),
+                places=tuple(flag["places"]),
+                words=tuple(flag["words"]),
             )
             for flag in data["flags"]
         )

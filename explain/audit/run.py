@@ -314,12 +314,13 @@ def flags_of(row: Row, rules: Sequence[Rule], calibration: Calibration) -> tuple
             places = tuple(i for i, value in enumerate(score.tokens) if value < INERT)
         found.append(
             Flag(
-                rule.detector,
-                score.value,
-                *(value if math.isfinite(value) else math.nan for value in (bounds.low, bounds.high)),
-                calibration.p_value(rule.detector, score.value, row.length),
-                places,
-                score.words if level == "output" else (),
+                detector=rule.detector,
+                score=score.value,
+                low=bounds.low if math.isfinite(bounds.low) else math.nan,
+                high=bounds.high if math.isfinite(bounds.high) else math.nan,
+                p_value=calibration.p_value(rule.detector, score.value, row.length),
+                places=places,
+                words=score.words if level == "output" else (),
             )
         )
     return tuple(sorted(found, key=lambda flag: (flag.p_value, list(room.DETECTORS).index(flag.detector))))

@@ -140,6 +140,7 @@ def audit(
     from explain.audit import FILE, load_calibration, read_policy
     from explain.audit import audit as measure
     from explain.audit.formats import junit, markdown
+    from explain.report.audit import audit_page
     from explain.runs import JobStopped
 
     _require_engine(engine)
@@ -191,6 +192,7 @@ def audit(
         except Cancelled:
             raise JobStopped from None
         found.save(out / FILE, command)
+        write_text(out / "audit.html", audit_page(found, command=command))
         write_text(out / "junit.xml", junit(found))
         write_text(out / "summary.md", markdown(found))
         run.update(
@@ -202,7 +204,7 @@ def audit(
         return terminal.INTERRUPTED
     say(terminal.table(*_table(found)))
     say(f"\n{found.verdict}: {found.reason}")
-    say(f"wrote {out / FILE}, findings.parquet, outputs.parquet, junit.xml and summary.md")
+    say(f"wrote {out / FILE}, audit.html, findings.parquet, outputs.parquet, junit.xml and summary.md")
     return terminal.OVER_POLICY if found.verdict == "fail" else terminal.DONE
 
 
