@@ -325,7 +325,7 @@ def right(method: str, facts: Facts, count: int) -> Right:
 KEEP_EOS = {
     *("gradient_shap", "deeplift", "integrated_gradients", "layer_integrated_gradients", "layer_conductance"),
     *("sequential_integrated_gradients", "discretized_integrated_gradients", "feature_ablation"),
-    *("shapley_sampling", "kernel_shap", "lime", "contextcite"),
+    *("shapley_sampling", "kernel_shap", "lime", "contextcite", "consensus"),
 }
 # Their baseline is a source that attention cannot see; that of the others is padding.
 HIDING = {"shapley_sampling", "kernel_shap"}
