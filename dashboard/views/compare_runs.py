@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 import streamlit as st
@@ -25,7 +27,11 @@ from explain.runs import free_folder, start_job
 KIND = "compare"
 EVERY = 2.0
 """Seconds between two looks at a job."""
-_ALARMS = {True: ("alarm", "red"), False: ("no alarm", "green"), None: ("no answer", "gray")}
+_ALARMS: Mapping[bool | None, tuple[str, Literal["red", "green", "gray"]]] = {
+    True: ("alarm", "red"),
+    False: ("no alarm", "green"),
+    None: ("no answer", "gray"),
+}
 # Seconds for a model and an output, and for a model, on one core; measured on the demo's models.
 _OUTPUT, _MODEL = 0.6, 6.0
 

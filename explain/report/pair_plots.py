@@ -67,8 +67,8 @@ def shifts_figure(shifts: Sequence[HeadShift], *, theme: Theme = "light") -> go.
             coloraxis="coloraxis",
             customdata=partners,
             hoverongaps=False,
-            hovertemplate=f"{KINDS[key]}<br>layer %{{y}}, head %{{x}}, beside %{{customdata}}<br>%{{z:.3f}} bits"
-            "<extra></extra>",
+            hovertemplate=f"{KINDS[key]}<br>layer %{{y}}, head %{{x}}, beside %{{customdata}}"
+            "<br>%{z:.3f} bits<extra></extra>",
             xgap=1,
             ygap=1,
         )
