@@ -18,6 +18,7 @@ from dashboard.views import text_page, trust_card
 from dashboard.views.method import LEVEL_NAMES
 from explain.analysis.attention_maps import AttentionMaps
 from explain.analysis.heads import Head, HeadRole, HeadRoles, HeadStatistics, of_head
+from explain.errors import InputError
 from explain.report import plots
 from explain.report.head_plots import FIGURE_HELP, head_figure, head_note, role_sentence
 from explain.report.labels import listed, plural
@@ -60,9 +61,13 @@ def _show(choice: Choice, example: Example, generation: Generation) -> None:
     with st.spinner("Recording the attention …", show_time=True):
         grid = cache.head_grid(choice, example, side, level)
         known = choice.task if choice.task in tasks.names() and view.figures != "text" else None
-        statistics, roles = (
-            cache.task_figures(choice, known) if known else cache.head_figures(choice, example)
-        )
+        try:
+            statistics, roles = (
+                cache.task_figures(choice, known) if known else cache.head_figures(choice, example)
+            )
+        except InputError:
+            # A model may be named after a task whose words it does not know; this text it does.
+            known, (statistics, roles) = None, cache.head_figures(choice, example)
     layer, head = _known(view.layer, view.head, grid.heads)
     found = _of_side(side, grid.heads)
     heads(
