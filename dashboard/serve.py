@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from explain.errors import FileError, InputError
 
 FIRST_PORT, LAST_PORT = 8501, 8600
 MAX_UPLOAD_MB = 20
+SWITCH = 0.0005
+"""Seconds after which a thread must let another one run. A model gives the interpreter up at every operation,
+and waits so long for it whenever other sessions are busy: with Python's own 5 ms, ten sessions stand still."""
 _EVERYWHERE = ("0.0.0.0", "::")
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 
@@ -53,6 +57,7 @@ def serve(
         raise InputError(f"port {chosen} of {host} is taken; name another with --port, or leave it out")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     terminal.prepare()
+    sys.setswitchinterval(SWITCH)
 
     import streamlit as st
 
