@@ -15,8 +15,8 @@ from explain.errors import FileError, InputError
 FIRST_PORT, LAST_PORT = 8501, 8600
 MAX_UPLOAD_MB = 20
 SWITCH = 0.0005
-"""Seconds after which a thread must let another one run. A model gives the interpreter up at every operation,
-and waits so long for it whenever other sessions are busy: with Python's own 5 ms, ten sessions stand still."""
+"""Seconds after which a thread must let another one run. A model gives the interpreter up at every operation
+and waits so long for it whenever others are busy: with Python's own 5 ms, ten sessions stand still."""
 _EVERYWHERE = ("0.0.0.0", "::")
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "::1")
 
