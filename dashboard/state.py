@@ -179,7 +179,7 @@ def bind(field: str, *, shown: Any = None, **also: Any) -> dict[str, Any]:
 
 def _commit(field: str, key: str, also: Mapping[str, Any]) -> Callable[[], None]:
     def commit() -> None:
-        value = st.session_state[key]
+        value = st.session_state.get(key)  # it is gone where its page was left before it was drawn
         if value is None:  # a segmented control can be emptied by clicking what is chosen
             value = getattr(current(), field)
         change(**{field: value, **also})

@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
+import streamlit as st
 
 
 def asset(name: str) -> str:
@@ -17,3 +18,11 @@ def asset(name: str) -> str:
 def packed(values: Any, kind: str) -> str:
     """An array as base64 of its little-endian bytes; `kind` is `f4` or `u1`."""
     return base64.b64encode(np.ascontiguousarray(values, dtype=f"<{kind}").tobytes()).decode("ascii")
+
+
+def told(key: str, name: str) -> Any:
+    """What the component of that key has just told by the trigger `name`; None where it is gone.
+
+    It is gone where the reader has left its page, or asked for something else, before the page was drawn.
+    """
+    return getattr(st.session_state.get(key), name, None)

@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import streamlit as st
 from streamlit.components.v2 import component
 
-from dashboard.components import asset
+from dashboard.components import asset, told
 from explain.report import colours
 from explain.report.beam_tree import Branch
 from explain.report.colours import Theme
@@ -43,7 +42,7 @@ def beams(
     """
 
     def changed() -> None:
-        event = st.session_state[key].chosen
+        event = told(key, "chosen")
         if isinstance(event, dict) and isinstance(event.get("node"), int):
             on_choose(event["node"])
 

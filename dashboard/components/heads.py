@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import streamlit as st
 from streamlit.components.v2 import component
 
-from dashboard.components import asset, packed
+from dashboard.components import asset, packed, told
 from explain.report import colours
 from explain.report.colours import Theme
 from explain.report.labels import number
@@ -66,7 +65,7 @@ def heads(
     """
 
     def changed() -> None:
-        event = st.session_state[key].chosen
+        event = told(key, "chosen")
         if isinstance(event, dict):
             on_choose(int(event["layer"]), int(event["head"]))
 

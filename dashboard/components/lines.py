@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import streamlit as st
 from streamlit.components.v2 import component
 
-from dashboard.components import asset, packed
+from dashboard.components import asset, packed, told
 from dashboard.components.strips import Bar, Strip
 from explain.report.colours import Theme
 
@@ -50,7 +49,7 @@ def lines(
     """
 
     def changed() -> None:
-        event = st.session_state[key].picked
+        event = told(key, "picked")
         if on_pick is not None and isinstance(event, dict):
             step = event.get("step")
             on_pick(step if isinstance(step, int) else None)

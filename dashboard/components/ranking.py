@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import streamlit as st
 from streamlit.components.v2 import component
 
-from dashboard.components import asset
+from dashboard.components import asset, told
 from explain.report import colours
 from explain.report.colours import Theme
 from explain.report.curves import BAR
@@ -46,7 +45,7 @@ def ranking(
     """
 
     def changed() -> None:
-        event = st.session_state[key].picked
+        event = told(key, "picked")
         if isinstance(event, dict) and isinstance(event.get("method"), str):
             on_pick(event["method"])
 

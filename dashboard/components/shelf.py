@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypedDict
 
-import streamlit as st
 from streamlit.components.v2 import component
 
-from dashboard.components import asset
+from dashboard.components import asset, told
 from explain.report import colours
 from explain.report.colours import Theme
 
@@ -40,7 +39,7 @@ def shelf(rows: Sequence[Row], *, key: str, theme: Theme, on_pick: Callable[[str
     """Show the table; `on_pick` is called, before the page runs again, with the name that was picked."""
 
     def changed() -> None:
-        event = st.session_state[key].picked
+        event = told(key, "picked")
         if isinstance(event, dict) and isinstance(event.get("name"), str):
             on_pick(event["name"])
 

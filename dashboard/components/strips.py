@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import streamlit as st
 from streamlit.components.v2 import component
 
-from dashboard.components import asset, packed
+from dashboard.components import asset, packed, told
 from dashboard.labels import strip_tokens
 from explain.report import colours
 from explain.report.colours import Scale, Theme
@@ -142,7 +141,7 @@ def strips(
     """
 
     def changed() -> None:
-        event = st.session_state[key].picked
+        event = told(key, "picked")
         if not isinstance(event, dict):
             return
         step, end = event.get("step"), event.get("end")

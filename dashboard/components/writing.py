@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import streamlit as st
 from streamlit.components.v2 import component
 
-from dashboard.components import asset
+from dashboard.components import asset, told
 from dashboard.labels import strip_tokens
 from explain.report import colours
 from explain.report.colours import Theme
@@ -46,13 +45,13 @@ def writing(
     """
 
     def changed() -> None:
-        event = st.session_state[key].picked
+        event = told(key, "picked")
         if isinstance(event, dict):
             step = event.get("step")
             on_pick(step if isinstance(step, int) else None)
 
     def forked() -> None:
-        event = st.session_state[key].forked
+        event = told(key, "forked")
         if (
             isinstance(event, dict)
             and isinstance(event.get("step"), int)
