@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from explain.runs import Run
 from explain.training.batches import Batches
 from explain.training.loop import Loop
+from explain.training.watch import Watch, undisturbed
 
 RECORD_SECONDS = 0.5
 # A killed job loses what came after its last checkpoint, so a small model, whose checkpoints cost little,
@@ -55,7 +56,15 @@ class Interrupt:
 class LiveRecord(TrainerCallback):
     """Writes how training goes, answers requests, and says when to evaluate and to checkpoint."""
 
-    def __init__(self, run: Run, batches: Batches, *, seconds: float, progress: Progress | None):
+    def __init__(
+        self,
+        run: Run,
+        batches: Batches,
+        *,
+        seconds: float,
+        progress: Progress | None,
+        watch: Watch | None = None,
+    ):
         """Begin the record of one process's share of a run.
 
         Args:
@@ -63,10 +72,12 @@ class LiveRecord(TrainerCallback):
             batches: the batches of all steps.
             seconds: time spent by earlier processes of the run.
             progress: called with every record.
+            watch: who looks at the model while it trains.
         """
         self.run = run
         self.batches = batches
         self.progress = progress
+        self.watch = watch
         self.interrupt = Interrupt()
         self.stopped = False
         self.loop: Loop | None = None
@@ -102,6 +113,13 @@ class LiveRecord(TrainerCallback):
         """Do not count these seconds in the tokens per second."""
         self._recorded += seconds
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Before the first step: the first look, unless the run is resumed and has had it."""
+        if state.global_step == 0:
+            self._look(0)
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
@@ -113,6 +131,9 @@ class LiveRecord(TrainerCallback):
         now = time.perf_counter()
         if now - self._recorded >= RECORD_SECONDS or last or step == 1:
             self._write_step(step, now)
+        # Before the checkpoint of this step: a run that is resumed after it does not look again.
+        if last or (self.watch is not None and self.watch.due(step)):
+            self._look(step)
         if last or step % self.evaluate_every == 0:
             control.should_evaluate = control.should_save = True
         if now - self._saved >= max(CHECKPOINT_SECONDS, self._save_cost / CHECKPOINT_SHARE):
@@ -151,6 +172,16 @@ class LiveRecord(TrainerCallback):
             tokens_per_second=round(self._tokens / elapsed),
         )
         self._recorded, self._losses, self._tokens = now, [], 0
+
+    def _look(self, step: int) -> None:
+        if self.watch is None:
+            return
+        assert self.loop is not None
+        before = time.perf_counter()
+        model: Any = self.loop.model
+        with undisturbed(model):
+            self.watch.look(model, self.loop.tokenizer_to_save, step, self.run)
+        self.leave_out(time.perf_counter() - before)
 
     def _go_on(self) -> bool:
         if self.interrupt.came:

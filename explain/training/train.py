@@ -26,13 +26,16 @@ from explain.training.prepare import prepare
 from explain.training.recipes import Recipe
 from explain.training.record import LiveRecord, Progress
 from explain.training.scoring import score
+from explain.training.watch import Watch
 
 MODEL = "model"
 SAMPLE = 100
 """Number of validation pairs that are scored while training goes on."""
 
 
-def train(config: TrainConfig, run: Run, progress: Progress | None = None) -> dict[str, Any]:
+def train(
+    config: TrainConfig, run: Run, progress: Progress | None = None, *, watch: Watch | None = None
+) -> dict[str, Any]:
     """Train as `config` says in the folder of `run` (from `open_run`), and keep the best model there.
 
     The run ends as `done`; asked to stop, it writes a checkpoint and ends as `stopped`.
@@ -41,6 +44,7 @@ def train(config: TrainConfig, run: Run, progress: Progress | None = None) -> di
         config: the options; with `resume`, those that the run was begun with hold.
         run: the run folder.
         progress: called with every record that goes into `progress.jsonl`.
+        watch: who looks at the model before, at certain steps and after; training is the same without.
 
     Returns:
         exact_match, token_accuracy, loss, chrf, examples, seconds and steps of the best model on the
@@ -55,7 +59,7 @@ def train(config: TrainConfig, run: Run, progress: Progress | None = None) -> di
     with run.running(), quietly():
         if config.resume:
             config = dataclasses.replace(merge(config, run), resume=True)
-        result = learn(config, run, progress, manifest={"config": config.to_dict()})
+        result = learn(config, run, progress, watch=watch, manifest={"config": config.to_dict()})
     if result:
         shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
     return result
@@ -68,6 +72,7 @@ def learn(
     *,
     recipe: Recipe | None = None,
     shaping: Shaping | None = None,
+    watch: Watch | None = None,
     manifest: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The work of `train` inside a run that is running already, for runs that do more than train.
@@ -80,13 +85,14 @@ def learn(
         progress: called with every record that goes into `progress.jsonl`.
         recipe: how to train; left out, the options decide. A resumed run keeps the recipe it was begun with.
         shaping: what is done beyond learning from the pairs.
+        watch: who looks at the model before, at certain steps and after.
         manifest: fields for `run.json`.
 
     Raises:
         JobStopped: someone asked for it.
         Everything that `train` raises.
     """
-    job = _Job(config, run, progress, recipe, shaping, manifest or {})
+    job = _Job(config, run, progress, recipe, shaping, watch, manifest or {})
     job.learn()
     return job.finish()
 
@@ -101,6 +107,7 @@ class _Job:
         progress: Progress | None,
         recipe: Recipe | None,
         shaping: Shaping | None,
+        watch: Watch | None,
         manifest: Mapping[str, Any],
     ):
         self.run = run
@@ -114,7 +121,7 @@ class _Job:
         seed = config.seed or 0
         self.batches = self._batches(seed)
         before = max((record.get("seconds", 0.0) for record in run.progress()), default=0.0)
-        self.record = LiveRecord(run, self.batches, seconds=before, progress=progress)
+        self.record = LiveRecord(run, self.batches, seconds=before, progress=progress, watch=watch)
         self.loop = Loop(
             self.data.model,
             self.data.tokenizer,
