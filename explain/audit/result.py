@@ -202,6 +202,7 @@ class Audit:
         settings: controls of generation and the like.
         model, data: what they are called.
         model_digest, data_digest: what was audited, on what.
+        reviews: what reviewers said, as a JSON object (see `explain.audit.reviews`); None before any did.
     """
 
     verdict: Verdict
@@ -223,6 +224,7 @@ class Audit:
     data: str
     model_digest: str
     data_digest: str
+    reviews: Mapping[str, Any] | None = None
     folder: Path | None = None
     keeper: object | None = None  # of a temporary folder, which lives as long as the result
 
@@ -246,6 +248,7 @@ class Audit:
             "policy": dict(self.policy),
             "calibration": None if self.calibration is None else dict(self.calibration),
             "settings": dict(self.settings),
+            "reviews": None if self.reviews is None else dict(self.reviews),
         }
 
     @classmethod
@@ -275,6 +278,7 @@ class Audit:
             data=data["data"],
             model_digest=data["model_digest"],
             data_digest=data["data_digest"],
+            reviews=data.get("reviews"),
         )
 
     @property
