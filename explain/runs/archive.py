@@ -18,7 +18,7 @@ from typing import IO, BinaryIO, cast
 
 from explain.errors import FileError, RunError
 from explain.files import read_json, write_json
-from explain.runs.folder import CONTROL, JOB, LIVE, MANIFEST, Run, inside, is_run
+from explain.runs.folder import CONTROL, JOB, LIVE, MANIFEST, RATE, Run, inside, is_run
 
 ENDINGS = frozenset(
     ".json .jsonl .txt .md .html .csv .tsv .parquet .safetensors .yaml .yml .model .spm .jinja".split()
@@ -55,7 +55,7 @@ def pack(run: Run) -> BinaryIO:
 
 def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.iterdir()):
-        if path.is_symlink() or _LEFT_OUT.fullmatch(path.name) or path.name in (CONTROL, JOB):
+        if path.is_symlink() or _LEFT_OUT.fullmatch(path.name) or path.name in (CONTROL, JOB, RATE):
             continue
         if path.is_dir():
             yield from _files(path)

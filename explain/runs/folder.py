@@ -6,6 +6,7 @@ runs/translate/
 ├── progress.jsonl   one JSON object per line, written while the job works
 ├── log.txt          what the job had to say
 ├── control          what someone asked of the job: stop, pause or continue
+├── learning_rate    the highest learning rate that someone asked a training job to go on with
 ├── job.json         the process that `start_job` started, until it reports for itself
 └── model/           results; what else lies here depends on the kind of run
 ```
@@ -18,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import time
 import traceback
@@ -26,9 +28,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from explain.errors import ExplainError, FileError, RunError
+from explain.errors import ExplainError, FileError, InputError, RunError
 from explain.files import command_line, dump_json, envelope, read_json, write_json, write_text
-from explain.runs.processes import is_alive, own_process, terminate_as_interrupt
+from explain.runs.processes import end_process, is_alive, own_process, terminate_as_interrupt
 
 STATES = ("queued", "running", "paused", "stopped", "failed", "done")
 LIVE = frozenset({"queued", "running", "paused"})
@@ -38,6 +40,7 @@ MANIFEST = "run.json"
 PROGRESS = "progress.jsonl"
 LOG = "log.txt"
 CONTROL = "control"
+RATE = "learning_rate"
 JOB = "job.json"
 
 ENDED_WITHOUT_A_WORD = "the process ended without a word; resume it"
@@ -209,6 +212,70 @@ class Run:
             return None
         return word if word in REQUESTS else None
 
+    def request_rate(self, rate: float) -> None:
+        """Ask a training run for another highest learning rate; it holds from the next step on.
+
+        Warm-up and decay stay as they are: they say which share of it each step takes. A run that is not at
+        work takes it up when it is resumed.
+
+        Raises:
+            InputError: the rate is not above 0.
+            RunError: this is not a training run, or it is done.
+        """
+        if not (isinstance(rate, (int, float)) and 0 < rate < math.inf):
+            raise InputError(f"the learning rate must be above 0, got {rate}")
+        manifest = self.manifest
+        if manifest.get("kind") != "train" or manifest["state"] == "done":
+            what = "it is done" if manifest["state"] == "done" else f"it is of kind {manifest.get('kind')!r}"
+            raise RunError(f"{self.path} has no learning rate to change: {what}")
+        write_text(self.path / RATE, repr(float(rate)))
+
+    def requested_rate(self) -> float | None:
+        """The learning rate that was asked for and not taken up yet, if any."""
+        for path in (self.path / RATE, self.path / f".{RATE}"):
+            with contextlib.suppress(OSError, ValueError):
+                return float(path.read_text(encoding="utf-8"))
+        return None
+
+    @contextlib.contextmanager
+    def taking_rate(self) -> Iterator[float | None]:
+        """For the job: the learning rate asked for, or None; it counts as taken up when the block ends.
+
+        A process that is killed inside the block leaves the request to the one that resumes the run, and a
+        request that comes meanwhile is not lost.
+        """
+        asked, taken = self.path / RATE, self.path / f".{RATE}"
+        if asked.exists():
+            os.replace(asked, taken)
+        elif not taken.exists():
+            yield None
+            return
+        try:
+            rate = float(taken.read_text(encoding="utf-8"))
+        except ValueError:
+            rate = math.nan
+        yield rate if 0 < rate < math.inf else None
+        taken.unlink(missing_ok=True)
+
+    def kill(self) -> None:
+        """End the run's process at once, without its leave, and say so: the run is `stopped`.
+
+        It is resumed from its last checkpoint; `request("stop")` loses nothing and is to be preferred.
+
+        Raises:
+            RunError: no process is at work in this run, or it is this very one, or it will not go.
+        """
+        manifest = self.manifest
+        if manifest["state"] not in LIVE:
+            raise RunError(f"{self.path} cannot be killed: its state is {manifest['state']}")
+        process = _queued_process(self.path, manifest) if manifest["state"] == "queued" else manifest
+        if process.get("pid") == os.getpid():
+            raise RunError(f"{self.path} is at work in this very process; ask it to stop")
+        if not end_process(process):
+            raise RunError(f"process {process.get('pid')} of {self.path} cannot be ended from here")
+        self.log("killed on request")
+        self._end("stopped")
+
     def wait_while_paused(self, interval: float = 0.2) -> bool:
         """For the job: when asked to pause, say so and wait to be told to go on.
 
@@ -254,11 +321,14 @@ class Run:
             self._end("stopped")
             raise
         except BaseException as error:
-            if not isinstance(error, ExplainError):
-                self.log(traceback.format_exc())
             text = str(error) if isinstance(error, ExplainError) else f"{type(error).__name__}: {error}"
-            self.log(f"failed: {text}")
-            self._end("failed", text)
+            # On a full disk this fails as well, and must not hide what went wrong.
+            with contextlib.suppress(OSError):
+                if not isinstance(error, ExplainError):
+                    self.log(traceback.format_exc())
+                self.log(f"failed: {text}")
+            with contextlib.suppress(FileError):
+                self._end("failed", text)
             raise
         else:
             self._end("done")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
@@ -50,6 +51,17 @@ def process_start(pid: int) -> str | None:
         return None
     status, _, start = found.stdout.strip().partition(" ")
     return start.strip() if start and not status.startswith("Z") else None
+
+
+def end_process(process: Mapping[str, Any], patience: float = 10.0) -> bool:
+    """Kill the process with this `pid` and start; True when it is gone within `patience` seconds."""
+    if is_alive(process):
+        with contextlib.suppress(OSError):  # it has ended meanwhile, or is another user's
+            os.kill(process["pid"], signal.SIGKILL)
+    end = time.monotonic() + patience
+    while is_alive(process) and time.monotonic() < end:
+        time.sleep(0.02)
+    return not is_alive(process)
 
 
 @contextlib.contextmanager

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from explain.errors import InputError, RunError, UnknownNameError
 from explain.runs import Run
+from explain.runs.follower import Follower, rank
 from explain.training import tasks
 
 KIND = "train"
@@ -18,6 +19,8 @@ Family: TypeAlias = Literal["bart", "t5"]
 FAMILIES: tuple[Family, ...] = ("bart", "t5")
 OPTIMIZERS = ("adam", "adamw")
 CHECKPOINTS = "checkpoints"
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+_LISTS = ("lr_at", "report_to")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,6 +44,13 @@ class TrainConfig:
         family: `bart` or `t5`, for a model from scratch.
         source_language: language of the sources, for a multilingual model, such as `en_XX`.
         target_language: language of the targets, which is then the language of every output.
+        accumulate: parts that a step's pairs are computed in, one after another: less memory, the same step.
+        clip: largest norm of the gradient; 0 does not clip.
+        bf16: whether to compute in bfloat16; weights, optimiser and evaluations stay in float32.
+        gradient_checkpointing: whether to compute activations again instead of keeping them: less memory.
+        patience: evaluations in a row without a better score after which to end; 0 is never.
+        lr_at: highest learning rates to change to, as `STEP:RATE`, such as `500:0.001`: after 500 steps.
+        report_to: trackers that hear of every record, besides the run folder: see `TRACKERS`.
     """
 
     task: str | None = None
@@ -59,18 +69,27 @@ class TrainConfig:
     family: str | None = None
     source_language: str | None = None
     target_language: str | None = None
+    accumulate: int | None = None
+    clip: float | None = None
+    bf16: bool | None = None
+    gradient_checkpointing: bool | None = None
+    patience: int | None = None
+    lr_at: tuple[str, ...] = ()
+    report_to: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The options as a JSON object, without `resume`, which says nothing about the result."""
         fields = dataclasses.asdict(self)
         del fields["resume"]
-        return fields
+        return fields | {name: list(fields[name]) for name in _LISTS}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainConfig:
         """Read the options back from their JSON object; names it does not know are left out."""
         names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in data.items() if name in names})
+        given: dict[str, Any] = {name: value for name, value in data.items() if name in names}
+        given |= {name: tuple(given[name]) for name in _LISTS if name in given}
+        return cls(**given)
 
     def check(self) -> None:
         """Refuse what does not go together.
@@ -90,6 +109,17 @@ class TrainConfig:
             raise InputError(f"the learning rate (--lr) must be above 0, got {self.lr}")
         if self.batch_size is not None and self.batch_size < 1:
             raise InputError(f"the batch size (--batch-size) must be at least 1, got {self.batch_size}")
+        for option, value, least in (
+            ("--accumulate", self.accumulate, 1),
+            ("--clip", self.clip, 0),
+            ("--patience", self.patience, 0),
+        ):
+            if value is not None and not least <= value < math.inf:
+                raise InputError(f"{option} must be at least {least}, got {value}")
+        read_rates(self.lr_at)
+        for tracker in self.report_to:
+            if tracker not in TRACKERS:
+                raise UnknownNameError("tracker", tracker, TRACKERS)
         for kind, value, known in (
             ("task", self.task, tasks.names()),
             ("optimizer", self.optimizer, OPTIMIZERS),
@@ -115,10 +145,46 @@ class TrainConfig:
         }
         return dataclasses.replace(self, **changes)
 
+    def arguments(self, out: str | os.PathLike[str]) -> list[str]:
+        """The command line, after `explain`, that trains with these options in the folder `out`."""
+        words = ["train", "--out", str(out)]
+        for name, value in dataclasses.asdict(self).items():
+            option = "--" + name.replace("_", "-")
+            if value is None or value is False or value == getattr(_DEFAULTS, name):
+                continue
+            if value is True:
+                words.append(option)
+                continue
+            for one in value if isinstance(value, (tuple, list)) else (value,):
+                words += [option, repr(one) if isinstance(one, float) else str(one)]
+        return words
+
     def title(self) -> str:
         """What the run is called where nobody named it."""
         what = self.task or Path(self.data or "data").name
         return f"{what} from {Path(self.init).name}" if self.init else what
+
+
+_DEFAULTS = TrainConfig()
+
+
+def read_rates(texts: Sequence[str]) -> tuple[tuple[int, float], ...]:
+    """(step, highest learning rate after it) of each `STEP:RATE`, by step.
+
+    Raises:
+        InputError: a text of another form, or a senseless number.
+    """
+    rates = []
+    for text in texts:
+        step, _, rate = text.partition(":")
+        try:
+            found = int(step), float(rate)
+        except ValueError:
+            found = -1, 0.0
+        if found[0] < 0 or not 0 < found[1] < math.inf:
+            raise InputError(f"--lr-at {text!r}: write STEP:RATE, such as 500:0.001")
+        rates.append(found)
+    return tuple(sorted(rates, key=lambda pair: pair[0]))
 
 
 def open_run(
@@ -130,6 +196,10 @@ def open_run(
         InputError: options that do not go together.
         RunError: the folder holds something else, or there is nothing to resume.
     """
+    if rank() > 0:
+        if not config.resume:
+            config.check()
+        return Follower.join(out)
     if not config.resume:
         config.check()
         config = config.with_whole_paths()
@@ -171,8 +241,10 @@ def merge(config: TrainConfig, run: Run) -> TrainConfig:
     except (InputError, TypeError) as error:
         raise RunError(f"{run.path} does not say how it was begun: {error}") from None
     defaults = TrainConfig().to_dict()
+    if config.report_to:  # who listens changes nothing of the result
+        stored = dataclasses.replace(stored, report_to=config.report_to)
     for name, value in config.with_whole_paths().to_dict().items():
-        before = getattr(stored, name)
+        before = stored.to_dict()[name]
         if value != defaults[name] and value != before and not (name == "seed" and value == (before or 0)):
             option = "--" + name.replace("_", "-")
             raise RunError(

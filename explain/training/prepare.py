@@ -15,7 +15,7 @@ from explain.model.int8 import is_int8
 from explain.model.loading import open_model
 from explain.model.text import special_ids
 from explain.training import recipes, tasks
-from explain.training.config import TrainConfig
+from explain.training.config import TrainConfig, read_rates
 from explain.training.data import Pair, digest, read_table, shuffle, split
 from explain.training.recipes import Recipe
 from explain.training.scoring import Encoded
@@ -135,6 +135,12 @@ def _changed(recipe: Recipe, config: TrainConfig) -> Recipe:
         learning_rate=config.lr,
         batch_size=config.batch_size,
         optimizer=config.optimizer,
+        accumulate=config.accumulate,
+        clip=config.clip,
+        bf16=config.bf16,
+        gradient_checkpointing=config.gradient_checkpointing,
+        patience=config.patience,
+        rates=read_rates(config.lr_at) or None,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -54,10 +54,15 @@ class Recipe:
         optimizer: `adam` or `adamw`.
         betas: decay of the optimiser's two averages.
         epsilon: the optimiser's smallest denominator.
-        clip: largest norm of the gradient.
+        clip: largest norm of the gradient; 0 does not clip.
         masking: share of source tokens hidden behind the mask token while training.
         label_smoothing: share of probability spread over all tokens.
         examples: number of pairs that a task draws; a data file gives what it has.
+        accumulate: parts that each step's pairs are computed in, one after another.
+        bf16: whether to compute in bfloat16; weights and optimiser stay in float32.
+        gradient_checkpointing: whether to compute activations again instead of keeping them.
+        patience: evaluations in a row without a better score after which to end; 0 is never.
+        rates: (step, highest learning rate after it), where it was changed on the way.
     """
 
     family: str = "bart"
@@ -75,6 +80,11 @@ class Recipe:
     masking: float = 0.1
     label_smoothing: float = 0.0
     examples: int = 20_000
+    accumulate: int = 1
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    patience: int = 0
+    rates: tuple[tuple[int, float], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as a JSON object."""
@@ -86,7 +96,13 @@ class Recipe:
         fields = dict(data)
         fields["shape"] = Shape(**fields["shape"])
         fields["betas"] = tuple(fields["betas"])
+        fields["rates"] = tuple((int(step), float(rate)) for step, rate in fields.get("rates", ()))
         return cls(**fields)
+
+    def with_rate(self, step: int, rate: float) -> Recipe:
+        """The recipe with another highest learning rate after a step; what was planned for later is kept."""
+        rates = sorted([*self.rates, (step, rate)], key=lambda pair: pair[0])
+        return dataclasses.replace(self, rates=tuple(rates))
 
     def with_changes(self, **changes: Any) -> Recipe:
         """The recipe with the changes that are not None; steps and epochs replace one another."""
@@ -105,6 +121,8 @@ def _check(recipe: Recipe) -> None:
         raise InputError("the number of steps or epochs must be above 0")
     if recipe.batch_size < 1:
         raise InputError(f"the batch size must be at least 1, got {recipe.batch_size}")
+    if recipe.accumulate < 1 or recipe.clip < 0 or recipe.patience < 0:
+        raise InputError("accumulate must be at least 1; clip and patience at least 0")
     if not (math.isfinite(recipe.learning_rate) and recipe.learning_rate > 0):
         raise InputError(f"the learning rate must be above 0, got {recipe.learning_rate}")
 
@@ -240,9 +258,18 @@ def build_optimizer(recipe: Recipe, model: torch.nn.Module) -> torch.optim.Optim
 
 def build_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int) -> LambdaLR:
     """The learning rate's course over `steps` steps: a rise over the warm-up, then the schedule."""
+    return LambdaLR(optimizer, course(recipe, steps))
+
+
+def course(recipe: Recipe, steps: int) -> Callable[[int], float]:
+    """The learning rate by step, as a multiple of the one that the recipe begins with.
+
+    Warm-up and schedule say which share of the highest learning rate a step takes; `recipe.rates` says what
+    the highest is after which step.
+    """
     warmup = min(recipe.warmup, steps // 5)
 
-    def factor(step: int) -> float:
+    def share(step: int) -> float:
         if step < warmup:
             return (step + 1) / (warmup + 1)
         done = min(1.0, (step - warmup) / max(1, steps - warmup))
@@ -250,4 +277,8 @@ def build_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int)
             return 0.5 * (1 + math.cos(math.pi * done))
         return 1 - done if recipe.schedule == "linear" else 1.0
 
-    return LambdaLR(optimizer, factor)
+    def factor(step: int) -> float:
+        changed = [rate for after, rate in recipe.rates if after <= step]
+        return share(step) * changed[-1] / recipe.learning_rate if changed else share(step)
+
+    return factor

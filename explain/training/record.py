@@ -13,7 +13,9 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from explain.runs import Run
+from explain.runs.follower import rank
 from explain.training.batches import Batches
+from explain.training.crew import summed
 from explain.training.loop import Loop
 from explain.training.watch import Watch, undisturbed
 
@@ -64,6 +66,7 @@ class LiveRecord(TrainerCallback):
         seconds: float,
         progress: Progress | None,
         watch: Watch | None = None,
+        saved: Callable[[], None],
     ):
         """Begin the record of one process's share of a run.
 
@@ -73,11 +76,13 @@ class LiveRecord(TrainerCallback):
             seconds: time spent by earlier processes of the run.
             progress: called with every record.
             watch: who looks at the model while it trains.
+            saved: called after each checkpoint.
         """
         self.run = run
         self.batches = batches
         self.progress = progress
         self.watch = watch
+        self.saved = saved
         self.interrupt = Interrupt()
         self.stopped = False
         self.loop: Loop | None = None
@@ -89,6 +94,7 @@ class LiveRecord(TrainerCallback):
         self._save_cost = 0.0
         self._losses: list[float] = []
         self._tokens = 0
+        self._looked = -1
 
     @property
     def seconds(self) -> float:
@@ -106,6 +112,10 @@ class LiveRecord(TrainerCallback):
             **fields,
         }
         self.run.append(record)
+        if self.loop is not None and self.loop.args.report_to:
+            prefix = {"evaluation": "eval_", "result": "test_"}.get(kind, "")
+            numbers = {name: value for name, value in fields.items() if isinstance(value, (int, float))}
+            self.loop.report({prefix + name: value for name, value in numbers.items()})
         if self.progress is not None:
             self.progress(record)
 
@@ -116,29 +126,32 @@ class LiveRecord(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Before the first step: the first look, unless the run is resumed and has had it."""
+        """Before the first step: the first look, unless the run is resumed and has had it; what was asked."""
         if state.global_step == 0:
-            self._look(0)
+            self.look(0)
+        self._exchange(state.global_step)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """After each step: record, evaluate, checkpoint, pause and stop where due."""
+        """After each step: record, evaluate, checkpoint, pause, change and stop where due."""
         assert self.loop is not None
         step, last = state.global_step, state.global_step >= len(self.batches)
-        self._losses.append(self.loop.last_loss)
+        self._losses.append(self.loop.step_loss())
         self._tokens += self.batches.tokens(step - 1)
         now = time.perf_counter()
         if now - self._recorded >= RECORD_SECONDS or last or step == 1:
             self._write_step(step, now)
+        for after, highest in self.loop.recipe.rates:
+            if after == step:
+                self._note_rate(step, highest)
         # Before the checkpoint of this step: a run that is resumed after it does not look again.
         if last or (self.watch is not None and self.watch.due(step)):
-            self._look(step)
+            self.look(step)
         if last or step % self.evaluate_every == 0:
             control.should_evaluate = control.should_save = True
-        if now - self._saved >= max(CHECKPOINT_SECONDS, self._save_cost / CHECKPOINT_SHARE):
-            control.should_save = True
-        self.obey(step, control)
+        due = now - self._saved >= max(CHECKPOINT_SECONDS, self._save_cost / CHECKPOINT_SHARE)
+        self.obey(step, control, save=due)
         if control.should_save:
             self._saved = now
 
@@ -146,13 +159,36 @@ class LiveRecord(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """After a checkpoint: note what it cost, an evaluation before it included."""
+        self.saved()
         self._save_cost = time.perf_counter() - self._saved
 
-    def obey(self, step: int, control: TrainerControl) -> None:
-        """Pause here, or stop after a checkpoint, where someone asked for it; the last step ends anyway."""
-        if not self._go_on() and step < len(self.batches):
+    def obey(self, step: int, control: TrainerControl, *, save: bool = False) -> None:
+        """Pause here, change the learning rate, or stop after a checkpoint, where someone asked for it.
+
+        All processes do what any of them was asked for. The last step ends anyway.
+        """
+        halted, saving = self._exchange(step, halt=not self._go_on(), save=save)
+        if saving:
+            control.should_save = True
+        if halted and step < len(self.batches):
             self.stopped = True
             control.should_save = control.should_training_stop = True
+
+    def _exchange(self, step: int, *, halt: bool = False, save: bool = False) -> tuple[bool, bool]:
+        """Whether any process is to halt and the first wants to save; a learning rate asked for is taken."""
+        assert self.loop is not None
+        with self.run.taking_rate() as asked:
+            wanted = (float(halt), float(save and rank() == 0), asked or 0.0)
+            halted, saving, highest = summed(wanted, self.loop.args.device)
+            if highest:
+                self.loop.change_rate(highest)
+                self.run.update(recipe=self.loop.recipe.to_dict())
+                self._note_rate(step, highest)
+        return halted > 0, saving > 0
+
+    def _note_rate(self, step: int, highest: float) -> None:
+        self.write("learning_rate", step, highest=highest)
+        self.run.log(f"step {step:,}: the highest learning rate is now {highest:g}")
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -173,9 +209,11 @@ class LiveRecord(TrainerCallback):
         )
         self._recorded, self._losses, self._tokens = now, [], 0
 
-    def _look(self, step: int) -> None:
-        if self.watch is None:
+    def look(self, step: int) -> None:
+        """Let whoever watches look at the model, once a step."""
+        if self.watch is None or rank() > 0 or step == self._looked:
             return
+        self._looked = step
         assert self.loop is not None
         before = time.perf_counter()
         model: Any = self.loop.model

@@ -15,20 +15,25 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from explain.errors import RunError
+from explain.files import digest_json, envelope
 from explain.model import wrap
 from explain.model.loading import open_model
 from explain.model.text import special_ids
 from explain.runs import JobStopped, Run
+from explain.runs.follower import rank
 from explain.training.batches import Batches
+from explain.training.checkpoints import check_identity, last_checkpoint, step_of, writing
 from explain.training.config import CHECKPOINTS, TrainConfig, merge
+from explain.training.crew import summed
 from explain.training.loop import Loop, Shaping
 from explain.training.prepare import prepare
 from explain.training.recipes import Recipe
 from explain.training.record import LiveRecord, Progress
-from explain.training.scoring import score
-from explain.training.watch import Watch
+from explain.training.scoring import Encoded, Scores, score
+from explain.training.watch import Watch, undisturbed
 
 MODEL = "model"
+TENSORBOARD = "tensorboard"
 SAMPLE = 100
 """Number of validation pairs that are scored while training goes on."""
 
@@ -60,7 +65,7 @@ def train(
         if config.resume:
             config = dataclasses.replace(merge(config, run), resume=True)
         result = learn(config, run, progress, watch=watch, manifest={"config": config.to_dict()})
-    if result:
+    if result and rank() == 0:
         shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
     return result
 
@@ -114,14 +119,18 @@ class _Job:
         self.checkpoint = None
         if config.resume:
             recipe = _stored_recipe(run) or recipe
-            self.checkpoint = _last_checkpoint(run.path)
+            self.checkpoint = last_checkpoint(run.path / CHECKPOINTS)
         self.data = prepare(config, checkpoint=self.checkpoint, recipe=recipe)
-        put_in_order(run.path / MODEL)
+        if rank() == 0:
+            put_in_order(run.path / MODEL)
+        self.reached = 0 if self.checkpoint is None else step_of(self.checkpoint)
         self._begin(config, manifest)
         seed = config.seed or 0
         self.batches = self._batches(seed)
         before = max((record.get("seconds", 0.0) for record in run.progress()), default=0.0)
-        self.record = LiveRecord(run, self.batches, seconds=before, progress=progress, watch=watch)
+        self.record = LiveRecord(
+            run, self.batches, seconds=before, progress=progress, watch=watch, saved=self.keep_best
+        )
         self.loop = Loop(
             self.data.model,
             self.data.tokenizer,
@@ -131,23 +140,39 @@ class _Job:
             seed=seed,
             evaluate=self.evaluate,
             shaping=shaping,
+            identity=self.identity,
+            report_to=config.report_to,
         )
+        for tracker in self.loop.callback_handler.callbacks:
+            if type(tracker).__name__ == "TensorBoardCallback":
+                tracker.logging_dir = str(run.path / TENSORBOARD)
         self.loop.add_callback(self.record)
         self.record.loop = self.loop
 
     def _begin(self, config: TrainConfig, fields: Mapping[str, Any]) -> None:
         """Write into the manifest what this run is, or see that it still is that."""
         manifest = self.run.manifest
-        step = 0 if self.checkpoint is None else _step_of(self.checkpoint)
+        step = self.reached
         self.run.keep_progress(step)
         self.best: dict[str, Any] | None = None
+        self.better: dict[str, Any] | None = None
+        self.stale = 0
+        architecture = digest_json(
+            [[name, list(each.shape)] for name, each in self.data.model.named_parameters()]
+        )
+        self.identity = {
+            **envelope("checkpoint", seed=config.seed or 0, data_digest=self.data.digest, command=""),
+            "run": manifest.get("created"),
+            "architecture": architecture,
+        }
         if self.checkpoint is not None:
-            self.best = manifest.get("best")
             if manifest.get("data_digest") != self.data.digest:
                 raise RunError(
                     f"the data of {self.run.path} changed since it was begun; "
                     "put them back, or begin a new run"
                 )
+            check_identity(self.checkpoint, self.identity)
+            self._recall(manifest)
         self.run.update(
             **fields,
             seed=config.seed or 0,
@@ -160,6 +185,23 @@ class _Job:
             f"{len(self.data.validation.pairs):,} to validate on; "
             f"{self.data.model.num_parameters():,} parameters; steps {step:,} to {self.data.steps:,}"
         )
+
+    def _recall(self, manifest: Mapping[str, Any]) -> None:
+        """What the evaluations before the checkpoint said; the last may not have been acted on."""
+        self.best = manifest.get("best")
+        for record in self.run.progress():
+            if record.get("kind") != "evaluation":
+                continue
+            self.stale = 0 if record.get("best") else self.stale + 1
+            if record.get("best") and record["step"] == self.reached and record.get("rank"):
+                self.better = {"step": record["step"], "rank": record["rank"]}
+        if self.better is not None and (self.best is None or self.best["step"] != self.reached):
+            self.keep_best()
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether so many evaluations brought no better score that training is to end."""
+        return 0 < self.data.recipe.patience <= self.stale
 
     def _batches(self, seed: int) -> Batches:
         data, recipe = self.data, self.data.recipe
@@ -182,58 +224,77 @@ class _Job:
             JobStopped: someone asked for it.
             KeyboardInterrupt: the same, by Ctrl-C or a termination signal.
         """
-        with self.record.interrupt.heeded():
-            self.loop.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
+        if not self.exhausted:
+            with self.record.interrupt.heeded():
+                self.loop.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
+            self.reached = self.loop.state.global_step
         if not self.record.stopped:
             return
-        step = self.loop.state.global_step
-        self.run.log(f"stopped at step {step:,}")
-        if self.best is None:
+        self.run.log(f"stopped at step {self.reached:,}")
+        if self.best is None and rank() == 0:
             self._keep()
         if self.record.interrupt.came:
             raise KeyboardInterrupt
         raise JobStopped
 
     def evaluate(self) -> None:
-        """Score the model on a sample of the validation pairs; keep it if it is the best so far."""
-        step = self.loop.state.global_step
-        data = self.data
-        scores = score(
-            data.model,
-            data.tokenizer,
-            data.validation.head(SAMPLE),
-            chrf=data.chrf,
-            forced_bos=data.forced_bos,
-        )
+        """Score the model on a sample of the validation pairs, and end here where patience is at its end."""
+        step, last = self.loop.state.global_step, self.loop.state.global_step >= self.data.steps
+        if rank() == 0:
+            self._evaluate(step)
+        (ended,) = summed([float(self.exhausted and not last)], self.loop.args.device)
+        if ended:
+            self.run.log(f"no better score in {self.stale} evaluations: training ends at step {step:,}")
+            self.record.look(step)
+            self.loop.control.should_training_stop = True
+        else:
+            self.record.obey(step, self.loop.control)
+
+    def _evaluate(self, step: int) -> None:
+        scores = self._score(self.data.model, self.data.validation.head(SAMPLE))
         best = self.best is None or scores.rank > tuple(self.best["rank"])
-        if best:
-            self._keep()
-            self.best = {"step": step, "rank": scores.rank}
-            self.run.update(best=self.best)
+        self.better = {"step": step, "rank": scores.rank} if best else None
+        self.stale = 0 if best else self.stale + 1
         self.record.write(
             "evaluation",
             step,
             **scores.to_dict(),
             evaluation_seconds=round(scores.seconds, 3),
             best=best,
+            rank=scores.rank,
             samples=scores.samples,
         )
         self.record.leave_out(scores.seconds)
-        self.record.obey(step, self.loop.control)
         self.run.log(f"step {step:,}: loss {scores.loss:.4f}, exact match {scores.exact_match:.3f}")
 
+    def _score(self, model: PreTrainedModel, pairs: Encoded) -> Scores:
+        with undisturbed(model):
+            return score(
+                model, self.data.tokenizer, pairs, chrf=self.data.chrf, forced_bos=self.data.forced_bos
+            )
+
+    def keep_best(self) -> None:
+        """After a checkpoint: keep the model if it is the best so far, so that no later one is ever kept."""
+        if self.better is not None and rank() == 0:
+            self._keep()
+            self.best, self.better = self.better, None
+            self.run.update(best=self.best)
+
     def _keep(self) -> None:
-        save_model(self.data.model, self.data.tokenizer, self.run.path / MODEL)
+        with writing(self.run.path / MODEL, "the model"):
+            save_model(self.data.model, self.data.tokenizer, self.run.path / MODEL)
         self.run.update(model=MODEL)
 
     def finish(self) -> dict[str, Any]:
         """Score the best model on all validation pairs and write down the result."""
         data, model = self.data, self.data.model
-        if self.best is not None and self.best["step"] != data.steps:
+        if rank() > 0:
+            return {}
+        if self.best is not None and self.best["step"] != self.reached:
             model = open_model(self.run.path / MODEL, device=str(model.device))[0]
-        scores = score(model, data.tokenizer, data.validation, chrf=data.chrf, forced_bos=data.forced_bos)
-        result = scores.to_dict() | {"seconds": round(self.record.seconds, 3), "steps": data.steps}
-        self.record.write("result", data.steps, **scores.to_dict(), samples=scores.samples)
+        scores = self._score(model, data.validation)
+        result = scores.to_dict() | {"seconds": round(self.record.seconds, 3), "steps": self.reached}
+        self.record.write("result", self.reached, **scores.to_dict(), samples=scores.samples)
         self.run.update(result=result, model_digest=wrap(model, data.tokenizer).digest)
         self.run.log(f"done: exact match {scores.exact_match:.4f}, loss {scores.loss:.4f}")
         return result
@@ -245,15 +306,6 @@ def _stored_recipe(run: Run) -> Recipe | None:
         return Recipe.from_dict(stored) if stored else None
     except (KeyError, TypeError):
         raise RunError(f"{run.path} keeps a recipe that this version cannot read; begin a new run") from None
-
-
-def _step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def _last_checkpoint(folder: Path) -> Path | None:
-    found = (folder / CHECKPOINTS).glob("checkpoint-*")
-    return max(found, key=_step_of, default=None)
 
 
 def save_model(model: PreTrainedModel, tokenizer: Any, goal: Path) -> None:

@@ -32,9 +32,13 @@ class Watch(Protocol):
 
 @contextmanager
 def undisturbed(model: torch.nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode; then give back modes, gradients and random states."""
+    """Put the model in evaluation mode; then give back modes, gradients and random states.
+
+    A model that trains in bfloat16 computes in float32 meanwhile, as it will when it is done.
+    """
     modes = [(module, module.training) for module in model.modules()]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    mixed = model.__dict__.pop("forward", None) if hasattr(model, "_original_forward") else None
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     on_cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
@@ -43,6 +47,8 @@ def undisturbed(model: torch.nn.Module) -> Iterator[None]:
         model.eval()
         yield
     finally:
+        if mixed is not None:
+            model.forward = mixed
         for module, mode in modes:
             module.training = mode
         for parameter, gradient in gradients:
