@@ -79,6 +79,8 @@ def training_progress() -> Iterator[Callable[[Mapping[str, Any]], None]]:
                     f"{label} {record[k]:.4g}" for k, label in names.items() if record.get(k) is not None
                 ]
                 note(f"step {step}: {', '.join(scores)}")
+            elif record.get("kind") == "learning_rate":
+                note(f"step {step}: the highest learning rate is now {record.get('highest', 0):g}")
             elif sys.stderr.isatty():
                 draw(int(step), int(total))
             elif time.monotonic() - last >= 10:

@@ -7,7 +7,7 @@ import sys
 from explain import terminal
 
 # Commands are listed by --help in the order of these imports.
-from explain.cli import lists, models, explanations, evaluation, comparison, lenses, causes  # isort: skip
+from explain.cli import lists, runs, models, explanations, evaluation, comparison, lenses, causes  # isort: skip
 from explain.cli import neurons, training, compression, audit, dashboard  # isort: skip
 from explain.cli.common import analyze, app
 
@@ -27,6 +27,7 @@ __all__ = [
     "main",
     "models",
     "neurons",
+    "runs",
     "training",
 ]
 

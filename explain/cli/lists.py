@@ -1,12 +1,11 @@
-"""Commands that list: methods, hook points, tasks, runs."""
+"""Commands that list: methods, hook points, tasks."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from explain import terminal
-from explain.cli.common import AsJson, Model, Runs, app, open_model
+from explain.cli.common import AsJson, Model, app, open_model
 from explain.files import dump_json, envelope
 from explain.terminal import say
 
@@ -81,31 +80,3 @@ def tasks(json: AsJson = False) -> None:
         say(f"{task.name}: {task.title}\n  {task.description}")
         for example in room.preview(task):
             say(f"  source  {example.source}\n  output  {example.target}\n")
-
-
-@app.command()
-def runs(folder: Runs = Path("runs"), json: AsJson = False) -> None:
-    """List the runs in a folder with their state."""
-    from explain.runs import list_runs
-
-    found = list_runs(folder)
-    records = [
-        {
-            "name": run.path.name,
-            "path": str(run.path),
-            **{k: run.manifest.get(k) for k in _RUN_COLUMNS},
-            "state": run.state,
-        }
-        for run in found
-    ]
-    if json:
-        say(dump_json({**envelope("runs"), "runs": records}))
-        return
-    if not records:
-        say(f"no runs in {folder}; train one: explain train --task translate --out {folder}/translate")
-        return
-    rows = [(r["name"], r["kind"], r["state"], r["title"] or "") for r in records]
-    say(terminal.table(("name", "kind", "state", "title"), rows))
-
-
-_RUN_COLUMNS = ("kind", "title", "seed", "model_digest", "data_digest", "result", "error")

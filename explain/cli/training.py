@@ -33,8 +33,39 @@ def train(
     family: Annotated[str | None, typer.Option(help="bart or t5, for a model from scratch.")] = None,
     source_language: SourceLanguage = None,
     target_language: TargetLanguage = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(help="Compute each step's pairs in so many parts: less memory, the same step."),
+    ] = None,
+    clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient; 0 does not clip.")] = None,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Compute in bfloat16; weights stay in float32.")
+    ] = False,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="Compute activations twice: less memory.")
+    ] = False,
+    patience: Annotated[
+        int | None, typer.Option(help="End after so many evaluations without a better score; 0 is never.")
+    ] = None,
+    lr_at: Annotated[
+        list[str] | None,
+        typer.Option(help="STEP:RATE, another highest learning rate after that step; may be repeated."),
+    ] = None,
+    report_to: Annotated[
+        list[str] | None,
+        typer.Option(help="tensorboard, wandb or mlflow, where installed; may be repeated."),
+    ] = None,
+    background: Annotated[
+        bool, typer.Option("--background", help="Start it as a process of its own, and return.")
+    ] = False,
 ) -> int:
-    """Train from scratch or further, on a task or on a file; the result is a run folder."""
+    """Train from scratch or further, on a task or on a file; the result is a run folder.
+
+    While it runs: explain runs pause, continue, stop, kill or set-lr. On several GPUs or machines the same
+    command line does the same, shared out: accelerate launch -m explain.cli train …
+    """
+    from explain.runs import Run
+    from explain.runs.follower import Follower
     from explain.training.config import TrainConfig, open_run
 
     config = TrainConfig(
@@ -54,12 +85,27 @@ def train(
         family=family,
         source_language=source_language,
         target_language=target_language,
+        accumulate=accumulate,
+        clip=clip,
+        bf16=bf16 or None,
+        gradient_checkpointing=gradient_checkpointing or None,
+        patience=patience,
+        lr_at=tuple(lr_at or ()),
+        report_to=tuple(report_to or ()),
     )
+    if background:
+        from explain.training import jobs
+
+        started = jobs.resume(Run.open(out)) if resume else jobs.start(config, out)
+        say(f"started {out}; how it goes: explain runs --runs {started.path.parent}")
+        return terminal.DONE
     run = open_run(config, out)
     from explain.training.train import train as learn
 
     with terminal.training_progress() as progress:
         result = learn(config, run, progress)
+    if isinstance(run, Follower):  # the first process says how it went
+        return terminal.DONE
     if not result:
         say(f"stopped; go on with: explain train --out {out} --resume")
         return terminal.INTERRUPTED

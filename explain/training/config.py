@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,12 @@ Family: TypeAlias = Literal["bart", "t5"]
 FAMILIES: tuple[Family, ...] = ("bart", "t5")
 OPTIMIZERS = ("adam", "adamw")
 CHECKPOINTS = "checkpoints"
-TRACKERS = ("tensorboard", "wandb", "mlflow")
+TRACKERS: Mapping[str, tuple[str, ...]] = {
+    "tensorboard": ("tensorboard", "tensorboardX"),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
+}
+"""Trackers and the packages of which one must be installed."""
 _LISTS = ("lr_at", "report_to")
 
 
@@ -120,6 +126,10 @@ class TrainConfig:
         for tracker in self.report_to:
             if tracker not in TRACKERS:
                 raise UnknownNameError("tracker", tracker, TRACKERS)
+            if not any(importlib.util.find_spec(name) for name in TRACKERS[tracker]):
+                raise InputError(
+                    f"--report-to {tracker}: it is not installed here (pip install {TRACKERS[tracker][0]})"
+                )
         for kind, value, known in (
             ("task", self.task, tasks.names()),
             ("optimizer", self.optimizer, OPTIMIZERS),
