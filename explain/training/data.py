@@ -10,7 +10,7 @@ import json
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from explain.errors import EmptyTextError, EncodingError, FileError
 from explain.files import digest_json
 
 ENDINGS = (".tsv", ".csv", ".jsonl", ".txt", ".parquet")
+_BATCH = 1_024
+"""Rows of a Parquet file that are in memory at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class _Row:
     place: str
     source: Any
     target: Any
+    others: dict[str, Any] = field(default_factory=dict)
 
 
 def read_table(
@@ -43,10 +46,21 @@ def read_table(
     target_column: str = "target",
     need_target: bool = True,
 ) -> list[Pair]:
-    """Read the pairs of a data file, in order.
+    """Read the pairs of a data file, in order; see `iter_table` for what a file may hold, and the errors."""
+    return [pair for pair, _ in iter_table(path, source_column, target_column, need_target)]
+
+
+def iter_table(
+    path: str | os.PathLike[str],
+    source_column: str = "source",
+    target_column: str = "target",
+    need_target: bool = True,
+    others: Sequence[str] = (),
+) -> Iterator[tuple[Pair, dict[str, str]]]:
+    """The pairs of a data file, in order, each with the texts of `others`, further columns by name.
 
     A `.txt` file holds one source per line. Without `need_target` the target column may be missing, and its
-    texts may be empty.
+    texts may be empty. One row (of Parquet: one batch) is in memory at a time.
 
     Raises:
         FileError: the file is missing, of an unknown kind, broken or empty, or lacks a column.
@@ -63,16 +77,14 @@ def read_table(
         )
     if ending == ".txt" and need_target:
         raise FileError(f"{path} holds sources only; what is asked here needs a table with targets as well")
-    columns = (source_column, target_column if need_target else None, target_column)
-    if ending == ".parquet":
-        rows = _read_parquet(path, columns)
-    else:
-        text = read_text(path)
-        rows = _READERS[ending](path, text, columns)
-    pairs = [_to_pair(path, row, need_target) for row in rows]
-    if not pairs:
+    columns = Columns(source_column, target_column, need_target, tuple(others))
+    rows = _read_parquet(path, columns) if ending == ".parquet" else _READERS[ending](path, columns)
+    empty = True
+    for row in rows:
+        empty = False
+        yield _to_pair(path, row, need_target), {key: _to_label(value) for key, value in row.others.items()}
+    if empty:
         raise FileError(f"{path} has no rows")
-    return pairs
 
 
 def digest(pairs: Iterable[Pair]) -> str:
@@ -109,8 +121,34 @@ def _rank(text: str, seed: int) -> bytes:
     return hashlib.sha256(f"{seed}/{text}".encode()).digest()
 
 
-Columns = tuple[str, str | None, str]
-"""Source column, the target column if it must be there, and the target column if it happens to be."""
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The columns to read: source, target (which may be missing where it is not needed) and others."""
+
+    source: str
+    target: str
+    need_target: bool
+    others: tuple[str, ...] = ()
+
+    def find(self, where: str | Path, names: Sequence[str]) -> tuple[int, int | None, dict[str, int]]:
+        """Their places among `names`; None is a target that is not there.
+
+        Raises:
+            FileError: one is missing.
+        """
+        there = ", ".join(names) or "none"
+        needed = [(self.source, "--source-column")]
+        needed += [(self.target, "--target-column")] if self.need_target else []
+        for name, option in needed:
+            if name not in names:
+                raise FileError(
+                    f"{where} has no column {name!r}; its columns: {there}; name yours with {option}"
+                )
+        for name in self.others:
+            if name not in names:
+                raise FileError(f"{where} has no column {name!r} to slice by; its columns: {there}")
+        target = names.index(self.target) if self.target in names else None
+        return names.index(self.source), target, {name: names.index(name) for name in self.others}
 
 
 def read_text(path: Path) -> str:
@@ -120,45 +158,65 @@ def read_text(path: Path) -> str:
         FileError: it is missing, broken or empty.
         EncodingError: it is not UTF-8.
     """
+    return "".join(_lines(path))
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The lines of a UTF-8 file, also a gzipped one, each with what ends it."""
+    opened = gzip.open if path.name.lower().endswith(".gz") else open
+    number, leading = 0, []  # blank lines before the first text, which may be all there is
     try:
-        data = path.read_bytes()
-        if path.name.lower().endswith(".gz"):
-            data = gzip.decompress(data)
+        with opened(path, "rb") as stream:
+            for number, line in enumerate(stream, start=1):
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                if leading is not None:
+                    leading.append(text)
+                    if not text.strip():
+                        continue
+                    yield from leading
+                    leading = None
+                else:
+                    yield text
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise FileError(f"{path} is not a whole gzip file; it may be cut short: fetch it again") from None
     except OSError as error:
         raise FileError(f"cannot read {path}: {error.strerror or error}") from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise EncodingError(f"{path} is not UTF-8 (line {line}); save it as UTF-8 and try again") from None
-    if not text.strip():
+    except UnicodeDecodeError:
+        raise EncodingError(f"{path} is not UTF-8 (line {number}); save it as UTF-8 and try again") from None
+    if leading is not None:
         raise FileError(f"{path} is empty")
-    return text
 
 
-def _lines(text: str) -> list[str]:
+def _texts(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a file by number, without what ends them and without empty ones at the end."""
     # Not splitlines(): it also cuts at characters that may stand inside a text, such as U+2028.
-    lines = [line.removesuffix("\r") for line in text.split("\n")]
-    while lines and not lines[-1]:
-        lines.pop()
-    return lines
+    empty = 0
+    for number, line in enumerate(_lines(path), start=1):
+        text = line.removesuffix("\n").removesuffix("\r")
+        if not text:
+            empty += 1
+            continue
+        yield from ((number - back, "") for back in range(empty, 0, -1))
+        empty = 0
+        yield number, text
 
 
-def _read_lines(path: Path, text: str, columns: Columns) -> Iterator[_Row]:
-    for number, line in enumerate(_lines(text), start=1):
+def _read_lines(path: Path, columns: Columns) -> Iterator[_Row]:
+    if columns.others:
+        raise FileError(f"{path} has no columns to slice by; use a table, or slice by length")
+    for number, line in _texts(path):
         yield _Row(f"line {number}", line, "")
 
 
-def _read_tsv(path: Path, text: str, columns: Columns) -> Iterator[_Row]:
+def _read_tsv(path: Path, columns: Columns) -> Iterator[_Row]:
     # No quote processing: in tab-separated text a quotation mark is a quotation mark.
-    lines = ((number, line.split("\t")) for number, line in enumerate(_lines(text), start=1))
-    return _read_cells(path, lines, columns)
+    return _read_cells(path, ((number, line.split("\t")) for number, line in _texts(path)), columns)
 
 
-def _read_csv(path: Path, text: str, columns: Columns) -> Iterator[_Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+def _read_csv(path: Path, columns: Columns) -> Iterator[_Row]:
+    # A lone carriage return ends a line as well.
+    lines = (part for line in _lines(path) for part in io.StringIO(line, newline=""))
+    reader = csv.reader(lines, strict=True)
 
     def cells() -> Iterator[tuple[int, list[str]]]:
         try:
@@ -173,7 +231,7 @@ def _read_csv(path: Path, text: str, columns: Columns) -> Iterator[_Row]:
 def _read_cells(path: Path, lines: Iterator[tuple[int, list[str]]], columns: Columns) -> Iterator[_Row]:
     _, header = next(lines)
     header = [name.strip() for name in header]
-    source, target = _find_columns(path, header, columns)
+    source, target, others = columns.find(path, header)
     for number, row in lines:
         if len(header) > 1 and row in ([], [""]):
             continue
@@ -182,11 +240,13 @@ def _read_cells(path: Path, lines: Iterator[tuple[int, list[str]]], columns: Col
                 f"{path}, line {number} has another number of fields than the header ({len(row)}, not "
                 f"{len(header)}); check its tabs, commas and quotation marks"
             )
-        yield _Row(f"line {number}", row[source], "" if target is None else row[target])
+        more = {name: row[index] for name, index in others.items()}
+        yield _Row(f"line {number}", row[source], "" if target is None else row[target], more)
 
 
-def _read_jsonl(path: Path, text: str, columns: Columns) -> Iterator[_Row]:
-    for number, line in enumerate(_lines(text), start=1):
+def _read_jsonl(path: Path, columns: Columns) -> Iterator[_Row]:
+    seen: set[str] = set()
+    for number, line in _texts(path):
         if not line.strip():
             continue
         try:
@@ -194,10 +254,16 @@ def _read_jsonl(path: Path, text: str, columns: Columns) -> Iterator[_Row]:
         except ValueError:
             raise FileError(f"{path}, line {number} is not valid JSON; write one object per line") from None
         if not isinstance(record, dict):
-            raise FileError(f"{path}, line {number} is not a JSON object, such as {{{columns[0]!r}: …}}")
+            raise FileError(f"{path}, line {number} is not a JSON object, such as {{{columns.source!r}: …}}")
         names = list(record)
-        source, target = _find_columns(f"{path}, line {number}", names, columns)
-        yield _Row(f"line {number}", record[names[source]], "" if target is None else record[names[target]])
+        # A record may leave out a column that is no text; `seen` tells whether all do.
+        seen.update(names)
+        source, target, _ = replace(columns, others=()).find(f"{path}, line {number}", names)
+        more = {name: record.get(name) for name in columns.others}
+        text = "" if target is None else record[names[target]]
+        yield _Row(f"line {number}", record[names[source]], text, more)
+    if seen:
+        columns.find(path, sorted(seen))
 
 
 def _read_parquet(path: Path, columns: Columns) -> Iterator[_Row]:
@@ -208,30 +274,28 @@ def _read_parquet(path: Path, columns: Columns) -> Iterator[_Row]:
         raise FileError(
             f"cannot read {path}: {'it is a folder' if path.exists() else 'there is no such file'}"
         )
+    number = 0
     try:
-        names = pyarrow.parquet.read_schema(path).names
-        source, target = _find_columns(path, names, columns)
-        wanted = list(dict.fromkeys(names[index] for index in (source, target) if index is not None))
-        table = pyarrow.parquet.read_table(path, columns=wanted)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            source, target, others = columns.find(path, names)
+            wanted = [names[index] for index in (source, target) if index is not None]
+            for batch in file.iter_batches(_BATCH, columns=list(dict.fromkeys([*wanted, *others]))):
+                for record in batch.to_pylist():
+                    number += 1
+                    text = "" if target is None else record[names[target]]
+                    more = {name: record[name] for name in others}
+                    yield _Row(f"row {number}", record[names[source]], text, more)
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise FileError(f"{path} cannot be read as Parquet: {reason}") from None
-    sources = table.column(names[source]).to_pylist()
-    targets = [""] * len(sources) if target is None else table.column(names[target]).to_pylist()
-    for number, (left, right) in enumerate(zip(sources, targets, strict=True), start=1):
-        yield _Row(f"row {number}", left, right)
 
 
 _READERS = {".txt": _read_lines, ".tsv": _read_tsv, ".csv": _read_csv, ".jsonl": _read_jsonl}
 
 
-def _find_columns(where: str | Path, names: Sequence[str], columns: Columns) -> tuple[int, int | None]:
-    source, needed, optional = columns
-    for name, option in ((source, "--source-column"), (needed, "--target-column")):
-        if name is not None and name not in names:
-            there = ", ".join(names) or "none"
-            raise FileError(f"{where} has no column {name!r}; its columns: {there}; name yours with {option}")
-    return names.index(source), names.index(optional) if optional in names else None
+def _to_label(value: Any) -> str:
+    return "" if value is None or value != value else str(value)
 
 
 def _to_pair(path: Path, row: _Row, need_target: bool) -> Pair:
