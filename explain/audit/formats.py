@@ -1,18 +1,28 @@
-"""An audit for machines and pull requests: JUnit XML and a summary in GitHub's Markdown."""
+"""An audit for machines, pull requests and spreadsheets: JUnit XML, GitHub's Markdown, CSV."""
 
 from __future__ import annotations
 
+import csv
 import re
+from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from explain.audit import detectors as room
-from explain.audit.result import Audit
+from explain.audit.result import FINDINGS, Audit
+from explain.errors import FileError
+from explain.files import replacing
 
 _SIGNS = {True: "✅", False: "❌", None: "➖"}
 _WORDS = {"pass": "✅ pass", "fail": "❌ fail", "uncalibrated": "➖ uncalibrated"}
 # What XML 1.0 cannot hold.
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _SUSPECTS = 5
+# What a spreadsheet takes for the beginning of a formula.
+_FORMULA = tuple("=+-@\t\r")
 
 
 def junit(audit: Audit) -> str:
@@ -80,3 +90,30 @@ def _cell(text: str) -> str:
     """Text that stays in its table cell and is not read as Markdown or HTML."""
     flat = " ".join(text.split())
     return re.sub(r"([\\`*_{}\[\]<>#|~!@&])", r"\\\1", flat)
+
+
+def findings_csv(folder: Path) -> Path:
+    """Write `findings.csv` beside `findings.parquet`: the same rows for a spreadsheet, read a part at a time.
+
+    Lists are joined by "; "; a text that a spreadsheet would take for a formula begins with an apostrophe.
+
+    Raises:
+        FileError: the table is missing or broken, or the file cannot be written.
+    """
+    path = folder / FINDINGS
+    try:
+        with pq.ParquetFile(path) as table, replacing(path.with_suffix(".csv")) as goal:
+            with goal.open("w", encoding="utf-8", newline="") as stream:
+                writer = csv.writer(stream, lineterminator="\n")
+                writer.writerow(table.schema_arrow.names)
+                for batch in table.iter_batches(batch_size=4_096):
+                    for row in batch.to_pylist():
+                        writer.writerow(_plain(value) for value in row.values())
+    except (OSError, pa.ArrowException) as error:
+        raise FileError(f"{path} is a broken table: {error}") from None
+    return path.with_suffix(".csv")
+
+
+def _plain(value: Any) -> Any:
+    text = "; ".join(value) if isinstance(value, list) else value
+    return f"'{text}" if isinstance(text, str) and text[:1] in _FORMULA else text

@@ -31,7 +31,7 @@ _NAME = re.compile(r"[0-9]{6,18}\.json")
 
 
 def method_for(evaluation: Evaluation | None) -> str:
-    """The method of the maps: of those that cost little the most trusted on this model, else value zeroing."""
+    """The method of the maps: of those that cost little the most trusted one, else value zeroing."""
     if evaluation is not None:
         for name in evaluation.ranking:
             if name in _CHEAP and evaluation.methods[name].card.usable:

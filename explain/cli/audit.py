@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,15 +22,16 @@ from explain.cli.common import (
     TargetLanguage,
     Unknown,
     app,
+    kept_with,
     open_model,
     reading,
 )
 from explain.errors import InputError, RunError
-from explain.files import write_text
 from explain.terminal import say
 
 if TYPE_CHECKING:
-    from explain.audit import Audit
+    from explain.audit import Audit, Calibration
+    from explain.model import Seq2Seq
     from explain.runs import Run
 
 TaskName = Annotated[str | None, typer.Option("--task", help="A task with known answers; see explain tasks.")]
@@ -40,6 +42,12 @@ Training = Annotated[
     Path | None, typer.Option(help="The training data, for words that were never seen in training.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of every random choice.")]
+Reviews = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--reviews", help="Verdicts of reviewers on these outputs, a reviews.json; may be repeated."
+    ),
+]
 
 
 @app.command()
@@ -72,10 +80,13 @@ def calibrate(
     from explain.audit import DETECTORS
     from explain.audit import calibrate as measure
     from explain.audit import detectors as room
+    from explain.training.data import read_table
 
     subject = _subject(task, data, source_column, target_column, need_target=forced or only_right)
     for name in detector or ():
         room.get(name)
+    if isinstance(subject, Path):
+        subject = read_table(subject, source_column, target_column, need_target=False)
     opened = open_model(model, device, dtype)
     with terminal.progress("calibrating") as progress:
         found = measure(
@@ -114,12 +125,21 @@ def audit(
     calibration: Annotated[
         Path | None, typer.Option(help="What explain calibrate wrote; without it nothing is flagged.")
     ] = None,
+    calibrate_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TASK|FILE",
+            help="Calibrate first, on a task or a file of clean outputs; kept as calibration.json in --out. "
+            "What differs from the data's own outputs is left out.",
+        ),
+    ] = None,
     policy: Annotated[
         Path | None, typer.Option(help="YAML: which detectors, rates, slices and tests, and what fails.")
     ] = None,
     examples: Examples = None,
     forced: Forced = False,
     training: Training = None,
+    reviews: Reviews = None,
     engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the interrupted audit in --out.")
@@ -139,21 +159,26 @@ def audit(
     from explain.attribution import Cancelled
     from explain.audit import FILE, load_calibration, read_policy
     from explain.audit import audit as measure
-    from explain.audit.formats import junit, markdown
-    from explain.report.audit import audit_page
+    from explain.audit.maps import explain_suspects, save_maps
+    from explain.audit.reviews import keep, load_reviews
+    from explain.report.audit import write_audit
     from explain.runs import JobStopped
 
     _require_engine(engine)
     subject = _subject(task, data, source_column, target_column, need_target=forced)
     rules = None if policy is None else read_policy(policy)
     words = _words(training, source_column, target_column)
+    given = [load_reviews(path) for path in reviews or ()]
+    clean = _clean(calibrate_on, calibration, source_column, target_column)
     opened = open_model(model, device, dtype)
+    evaluation = kept_with(model, opened)
     calibrated = None if calibration is None else load_calibration(calibration, opened.digest)
     config = {
         "model": model,
         "task": task,
         "data": data and str(data),
         "calibration": calibration and str(calibration),
+        "calibrate_on": calibrate_on,
         "policy": policy and str(policy),
         "examples": examples,
         "engine": engine,
@@ -168,8 +193,23 @@ def audit(
         progress(done, total)
 
     found: Audit | None = None
-    with run.running(), terminal.progress("auditing") as progress:
+    controls = _controls(num_beams, max_new_tokens, allow_unknown, source_language, target_language)
+    with run.running(), terminal.progress("calibrating" if clean else "auditing") as progress:
         try:
+            if clean is not None:
+                calibrated = _calibrated(
+                    opened,
+                    clean,
+                    out / "calibration.json",
+                    command,
+                    detectors=None if rules is None else rules.detectors,
+                    words=words,
+                    only_right=clean.with_outputs,
+                    forced=forced,
+                    generate=controls,
+                    progress=tell,
+                    should_stop=lambda: not run.wait_while_paused(),
+                )
             found = measure(
                 opened,
                 subject,
@@ -178,9 +218,7 @@ def audit(
                 words=words,
                 examples=examples,
                 forced=forced,
-                generate=_controls(
-                    num_beams, max_new_tokens, allow_unknown, source_language, target_language
-                ),
+                generate=controls,
                 seed=seed,
                 folder=out,
                 source_column=source_column,
@@ -189,12 +227,20 @@ def audit(
                 progress=tell,
                 should_stop=lambda: not run.wait_while_paused(),
             )
+            save_maps(
+                out,
+                explain_suspects(
+                    opened,
+                    found,
+                    evaluation=evaluation,
+                    should_stop=lambda: not run.wait_while_paused(),
+                ),
+            )
         except Cancelled:
             raise JobStopped from None
-        found.save(out / FILE, command)
-        write_text(out / "audit.html", audit_page(found, command=command))
-        write_text(out / "junit.xml", junit(found))
-        write_text(out / "summary.md", markdown(found))
+        if given:
+            keep(out, found, *(one for each in given for one in each))
+        found = write_audit(out, found, command, evaluation)
         run.update(
             model_digest=found.model_digest,
             data_digest=found.data_digest,
@@ -204,8 +250,124 @@ def audit(
         return terminal.INTERRUPTED
     say(terminal.table(*_table(found)))
     say(f"\n{found.verdict}: {found.reason}")
-    say(f"wrote {out / FILE}, audit.html, findings.parquet, outputs.parquet, junit.xml and summary.md")
+    say(
+        f"wrote {out / FILE}, audit.html, findings.parquet, findings.csv, outputs.parquet, junit.xml and "
+        "summary.md"
+    )
     return terminal.OVER_POLICY if found.verdict == "fail" else terminal.DONE
+
+
+@app.command()
+def review(
+    audit: Annotated[Path, typer.Argument(metavar="AUDIT", help="The folder of a finished audit.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[FILE]...", help="Reviews to merge in: each a reviews.json, or its folder."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="What the reviews come to, as JSON.")] = False,
+) -> int:
+    """Merge reviewers' verdicts into a finished audit, and write its pages again.
+
+    A review is attached only to the very output that it is of. Of one reviewer on one output the latest
+    counts; where reviewers contradict each other the output is listed, and counts neither for a detector nor
+    against it.
+    """
+    from explain.audit import load_audit
+    from explain.audit.reviews import keep, load_reviews
+    from explain.files import dump_json
+    from explain.report.audit import precision_text, review_sentences, rewrite_audit
+
+    found = load_audit(audit)
+    given = [one for path in files or () for one in load_reviews(path)]
+    if given:
+        keep(audit, found, *given)
+    elif not load_reviews(audit):
+        raise InputError(
+            f"there are no reviews in {audit} yet; name a file of them, or give some in the dashboard"
+        )
+    found = rewrite_audit(audit).reviews or {}
+    if as_json:
+        say(dump_json(found))
+        return terminal.DONE
+    from explain.audit import Share
+
+    rows = [
+        (name, precision_text(part))
+        for name, item in found["precision"].items()
+        if (part := Share.from_dict(item)).n
+    ]
+    if rows:
+        say(terminal.table(("detector", "wrong of those settled (95 % interval)"), rows))
+    for line in review_sentences(found):
+        say(line)
+    for item in found["outputs"]:
+        if item["outcome"] == "disputed":
+            said = ", ".join(
+                f"{one['reviewer'] or 'a reviewer'} says {one['verdict']}" for one in item["reviews"]
+            )
+            say(f"output {item['number']}: {said}")
+    say(f"wrote {audit / 'audit.json'} and audit.html")
+    return terminal.DONE
+
+
+@dataclass(frozen=True)
+class _CleanData:
+    """What to calibrate on: a task's name or a file."""
+
+    subject: Any
+    with_outputs: bool
+    source_column: str
+    target_column: str
+
+
+def _clean(
+    named: str | None, calibration: Path | None, source_column: str, target_column: str
+) -> _CleanData | None:
+    """The clean data to calibrate on first, which a file is read once for to refuse a wrong one early."""
+    from explain.training import tasks
+    from explain.training.data import read_table
+
+    if named is None:
+        return None
+    if calibration is not None:
+        raise InputError("give either --calibration FILE or --calibrate-on DATA")
+    if named in tasks.names():
+        return _CleanData(named, True, source_column, target_column)
+    pairs = read_table(named, source_column, target_column, need_target=False)
+    return _CleanData(Path(named), all(pair.target for pair in pairs), source_column, target_column)
+
+
+def _calibrated(
+    opened: Seq2Seq,
+    clean: _CleanData,
+    goal: Path,
+    command: str,
+    *,
+    forced: bool,
+    only_right: bool,
+    **options: Any,
+) -> Calibration:
+    """The calibration that an interrupted run left, or a new one, kept at `goal`."""
+    from explain.audit import calibrate as measure
+    from explain.audit import load_calibration
+    from explain.training.data import read_table
+
+    if goal.is_file():
+        return load_calibration(goal, opened.digest)
+    data = clean.subject
+    if isinstance(data, Path):
+        data = read_table(data, clean.source_column, clean.target_column, need_target=forced)
+    found = measure(
+        opened,
+        data,
+        forced=forced,
+        only_right=only_right and not forced,
+        name=clean.subject.name if isinstance(clean.subject, Path) else None,
+        seed=1,
+        **options,
+    )
+    found.save(goal, command)
+    return found
 
 
 def _subject(
