@@ -268,6 +268,7 @@ def _arguments(
         bf16=recipe.bf16,
         use_cpu=not torch.accelerator.is_available(),
         ddp_timeout=_LONG,
+        ddp_find_unused_parameters=False,
         seed=seed,
         eval_strategy="no",
         save_strategy="no",

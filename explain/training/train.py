@@ -116,6 +116,7 @@ class _Job:
         manifest: Mapping[str, Any],
     ):
         self.run = run
+        progress = progress if rank() == 0 else None
         self.checkpoint = None
         if config.resume:
             recipe = _stored_recipe(run) or recipe
