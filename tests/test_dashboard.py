@@ -407,6 +407,7 @@ def test_the_server_is_closed_and_silent():
     assert config["server.enableXsrfProtection"] is True
     assert config["server.enableCORS"] is True
     assert config["server.fileWatcherType"] == "none"
+    assert config["global.minCachedMessageSize"] > 2**30  # see the note there: a page could stand still for good
     assert "127.0.0.1" in config["server.allowedHosts"]
     assert config["server.maxUploadSize"] <= 20
 
