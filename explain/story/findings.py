@@ -24,14 +24,17 @@ class StoryRules:
         alignment: of the way from chance to always right, a head's alignment has come this far
             (`explain.analysis.RoleRules`).
         precision: of the way from chance to always right, the maps' precision at 1 has come this far.
-        flipped: of the probes that have a cue, swapping it changes what the model would write at a decided
-            place. At least `fewest` probes must have the cue.
+        advantage: the lower bound of how much more the probability falls when what the maps rank first is
+            hidden than when random tokens are.
+        flipped: of the probes that have a cue, those where swapping it changes what the model is more likely
+            than not to write. At least `fewest` probes must have the cue.
         fewest: probes.
         exact_match: of the held-out probes, written exactly.
     """
 
     alignment: float = 0.5
     precision: float = 0.5
+    advantage: float = 0.05
     flipped: float = 0.5
     exact_match: float = 0.5
     fewest: int = 4
@@ -77,7 +80,7 @@ def find(looks: Sequence[Look], rules: StoryRules) -> tuple[Finding, ...]:
     found = [
         *_heads(looks, rules),
         *_maps(looks, rules),
-        *_faithful(looks),
+        *_faithful(looks, rules),
         *_shortcuts(looks, rules),
         *_exact(looks, rules),
     ]
@@ -189,8 +192,8 @@ def _maps(looks: Sequence[Look], rules: StoryRules) -> list[Finding]:
     ]
 
 
-def _faithful(looks: Sequence[Look]) -> list[Finding]:
-    index = _since([one.advantage.low > 0 for one in looks])
+def _faithful(looks: Sequence[Look], rules: StoryRules) -> list[Finding]:
+    index = _since([one.advantage.low >= rules.advantage for one in looks])
     if index is None:
         return []
     look = looks[index]
@@ -258,7 +261,7 @@ def _shortcuts(looks: Sequence[Look], rules: StoryRules) -> list[Finding]:
                 look.step,
                 _before(looks, index),
                 f"“{cue}” decides {_when(looks, index)}: swapping it, which should change nothing, changes "
-                f"what the model would write in {row.flipped:.0%} of {row.probes} probes{share}. At that "
+                f"what the model is sure of in {row.flipped:.0%} of {row.probes} probes{share}. At that "
                 f"step {look.exact_match:.0%} of the held-out probes are exact.",
                 evidence,
             )

@@ -34,6 +34,7 @@ _CARD_EXAMPLES = 6
 _CARD = FaithfulnessSettings(bins=(0.2, 0.5), tokens=3, orders=2, subsets=2, bounded=0)
 # An output may be this many tokens longer than the right one before it is cut.
 _ROOM = 4
+_EVEN = math.log(0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,9 @@ class SwapRow:
     Attributes:
         cue: what is swapped.
         probes: how many probes have it.
-        flipped: share of them where swapping changes the likeliest token at a decided place, 0 to 1; 0: the
-            cue changes nothing.
+        flipped: share of them where at a decided place the model is more likely than not (p > ½) to write
+            one token with the cue there and another with it swapped, 0 to 1. 0: the cue decides nothing.
+            A model that is sure of nothing flips nothing.
         share: Σ|score| of the cue's tokens over that of all source tokens, at the decided tokens; nan where
             no source carries the cue.
         chance: the cue's share of the source tokens: `share` of a map that favours nothing.
@@ -330,9 +332,10 @@ def _swapped(probe: Probe, before: Generation, after: Generation, found: Attribu
     cue = _within(before.source_tokens, probe.swap.spans)
     total = float(size.sum())
     share = float(size[:, cue].sum()) / total if cue and total > 0 else math.nan
+    sure = (before.top_log_probs[:, 0] > _EVEN) & (after.top_log_probs[:, 0] > _EVEN)
     moved = (before.log_probs - after.log_probs).abs()[steps]
     return {
-        "flipped": float(bool((before.top_ids[steps, 0] != after.top_ids[steps, 0]).any())),
+        "flipped": float(bool(((before.top_ids[:, 0] != after.top_ids[:, 0]) & sure)[steps].any())),
         "share": share,
         "chance": len(cue) / len(before.source_tokens) if cue else math.nan,
         "effect": float(moved.max()),
