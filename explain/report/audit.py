@@ -39,6 +39,8 @@ MARKS = {
     "uncalibrated": ("missing", DASH, "uncalibrated: no verdict"),
 }
 CHECKS = {True: ("passed", "✓"), False: ("failed", "✗"), None: ("open", "?")}
+MOST_CHECKS = 8
+"""Conditions that did not pass and are shown at once."""
 # What reviewers agree on to CSS class, sign and word.
 OUTCOMES = {
     "wrong": ("failed", "✗", "wrong"),
@@ -90,6 +92,7 @@ class Finding:
     """
 
     number: int
+    excerpt: str
     expected: str
     source: tuple[Piece, ...]
     output: tuple[Piece, ...]
@@ -208,19 +211,21 @@ def audit_page(
         command=command,
     )
     findings = [_finding(audit, suspect, (maps or {}).get(suspect.number)) for suspect in audit.suspects]
+    checks = [check for check in conditions(audit) if check[0] != "passed"]
     used = sorted({attribution.method for attribution in (maps or {}).values()})
     return page(
         "audit.html.jinja",
         title=TITLE,
         verdict=Mark(*MARKS[audit.verdict]),
-        reason=sentence(audit.reason),
+        reason=headline(audit),
         advice=advice(audit),
         calibrated=bool(audit.flagged),
         facts=_facts(audit),
         findings=findings,
         detectors=[detector_row(audit, name) for name in audit.detectors],
-        checks=[check for check in _checks(audit) if check[0] != "passed"],
-        passed=[check for check in _checks(audit) if check[0] == "passed"],
+        checks=checks[:MOST_CHECKS],
+        more_checks=checks[MOST_CHECKS:],
+        passed=[check for check in conditions(audit) if check[0] == "passed"],
         swaps=_swaps(audit),
         slices=slice_rows(audit),
         combination=_combination(audit),
@@ -242,6 +247,21 @@ def audit_page(
 def sentence(text: str) -> str:
     """The text with a capital and a full stop."""
     return f"{text[:1].upper()}{text[1:]}." if text and text[-1] not in ".!?" else text[:1].upper() + text[1:]
+
+
+def headline(audit: Audit) -> str:
+    """The verdict in a sentence or two, for who has to decide."""
+    if audit.verdict == "uncalibrated":
+        return sentence(audit.reason)
+    failed = sum(check.passed is False for check in audit.checks)
+    said = f"{failed or 'None'} of {plural(len(audit.checks), 'condition')} failed."
+    found, usual = audit.flagged, audit.expected
+    if found is None or usual is None:
+        return said
+    return (
+        f"{said} {found.count:,} of {plural(found.n, 'output')} are flagged, {percent(found.value)}; of clean "
+        f"outputs {percent(usual.value)} are."
+    )
 
 
 def advice(audit: Audit) -> str:
@@ -375,10 +395,15 @@ def slice_rows(audit: Audit) -> list[tuple[str, str, str]]:
     return rows
 
 
-def _checks(audit: Audit) -> list[tuple[str, str, str, str]]:
-    """Conditions as class, sign, name and reason; the model's tests stand alone without a calibration."""
+def conditions(audit: Audit) -> list[tuple[str, str, str, str]]:
+    """Conditions as class, sign, name and reason, those of the whole data that failed first.
+
+    Without a calibration the model's tests stand alone.
+    """
     if audit.checks:
-        return [(*CHECKS[check.passed], condition_name(check.name), check.reason) for check in audit.checks]
+        order = {False: 0, None: 1, True: 2}
+        ranked = sorted(audit.checks, key=lambda check: (order[check.passed], " where " in check.name))
+        return [(*CHECKS[check.passed], condition_name(check.name), check.reason) for check in ranked]
     return [
         (*CHECKS[item["passed"]], condition_name(f"test {name}"), item["reason"])
         for name, item in audit.tests.items()
@@ -406,6 +431,7 @@ def _finding(audit: Audit, suspect: Suspect, attribution: Attribution | None) ->
     own = reviews_of(audit, suspect.number)
     return Finding(
         number=suspect.number,
+        excerpt=shorten(shown(suspect.output), 80),
         expected=shown(suspect.expected) if suspect.expected != suspect.output else "",
         source=_pieces(suspect.source, suspect.source_tokens, source),
         output=_pieces(suspect.output, suspect.tokens, output),
