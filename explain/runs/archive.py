@@ -21,7 +21,7 @@ from explain.files import read_json, write_json
 from explain.runs.folder import CONTROL, JOB, LIVE, MANIFEST, RATE, Run, inside, is_run
 
 ENDINGS = frozenset(
-    ".json .jsonl .txt .md .html .csv .tsv .parquet .safetensors .yaml .yml .model .spm .jinja".split()
+    ".json .jsonl .txt .md .html .xml .csv .tsv .parquet .safetensors .yaml .yml .model .spm .jinja".split()
 )
 """What a file of a run may end in: data and text, nothing that anything executes or unpickles."""
 MOST_FILES = 2_000
