@@ -259,8 +259,8 @@ def headline(audit: Audit) -> str:
     if found is None or usual is None:
         return said
     return (
-        f"{said} {found.count:,} of {plural(found.n, 'output')} are flagged, {percent(found.value)}; of clean "
-        f"outputs {percent(usual.value)} are."
+        f"{said} {found.count:,} of {plural(found.n, 'output')} are flagged, {percent(found.value)}; of "
+        f"clean outputs {percent(usual.value)} are."
     )
 
 
