@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from explain.model import Seq2Seq, load, wrap
     from explain.report import report
     from explain.results import Attribution, Capture, Generation, Token, load_attribution, load_capture
+    from explain.story import training_story
     from explain.training.handmade import copy_model
 
 _ROOMS = {
@@ -42,6 +43,7 @@ _ROOMS = {
     "methods": "explain.attribution",
     "report": "explain.report",
     "source_share": "explain.attribution",
+    "training_story": "explain.story",
     "wrap": "explain.model",
 }
 
@@ -68,6 +70,7 @@ __all__ = [
     "methods",
     "report",
     "source_share",
+    "training_story",
     "wrap",
 ]
 

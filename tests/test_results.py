@@ -281,6 +281,7 @@ def test_public_names_are_these():
         "methods",
         "report",
         "source_share",
+        "training_story",
         "wrap",
     }
     assert all(callable(getattr(explain, name)) for name in explain.__all__)

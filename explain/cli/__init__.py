@@ -8,7 +8,7 @@ from explain import terminal
 
 # Commands are listed by --help in the order of these imports.
 from explain.cli import lists, runs, models, explanations, evaluation, comparison, lenses, causes  # isort: skip
-from explain.cli import neurons, training, compression, audit, dashboard  # isort: skip
+from explain.cli import neurons, training, story, compression, audit, dashboard  # isort: skip
 from explain.cli.common import analyze, app
 
 app.add_typer(analyze)
@@ -28,6 +28,7 @@ __all__ = [
     "models",
     "neurons",
     "runs",
+    "story",
     "training",
 ]
 

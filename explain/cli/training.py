@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from explain import terminal
 from explain.cli.common import SourceColumn, SourceLanguage, TargetColumn, TargetLanguage, app
+from explain.errors import InputError
 from explain.terminal import say
+
+if TYPE_CHECKING:
+    from explain.story import StoryWatch
+    from explain.training.config import TrainConfig
 
 
 @app.command()
@@ -55,6 +60,16 @@ def train(
         list[str] | None,
         typer.Option(help="tensorboard, wandb or mlflow, where installed; may be repeated."),
     ] = None,
+    story: Annotated[
+        bool, typer.Option("--story", help="Keep explanations along training; see explain story.")
+    ] = False,
+    story_every: Annotated[
+        int | None, typer.Option(min=1, help="Look every so many steps, besides steps 10, 20, 40, …")
+    ] = None,
+    story_probes: Annotated[
+        Path | None,
+        typer.Option(help="File of probes: source, target; for swaps also swapped, cue, decides."),
+    ] = None,
     background: Annotated[
         bool, typer.Option("--background", help="Start it as a process of its own, and return.")
     ] = False,
@@ -93,17 +108,25 @@ def train(
         lr_at=tuple(lr_at or ()),
         report_to=tuple(report_to or ()),
     )
+    if not story and (story_every is not None or story_probes is not None):
+        raise InputError("--story-every and --story-probes go with --story")
     if background:
         from explain.training import jobs
 
-        started = jobs.resume(Run.open(out)) if resume else jobs.start(config, out)
+        more = _story_arguments(story, story_every, story_probes)
+        started = jobs.resume(Run.open(out)) if resume else jobs.start(config, out, more=more)
         say(f"started {out}; how it goes: explain runs --runs {started.path.parent}")
         return terminal.DONE
+    watch = _watch(config, out, story, story_every, story_probes)
     run = open_run(config, out)
+    if isinstance(run, Follower):
+        watch = None  # one of several processes looks
+    if watch is not None:
+        watch.keep(run.path)
     from explain.training.train import train as learn
 
     with terminal.training_progress() as progress:
-        result = learn(config, run, progress)
+        result = learn(config, run, progress, watch=watch)
     if isinstance(run, Follower):  # the first process says how it went
         return terminal.DONE
     if not result:
@@ -113,3 +136,23 @@ def train(
     say("  ".join(f"{name} {value:.4g}" for name, value in shown.items() if value is not None))
     say(f"wrote {out} ({result['steps']} steps, {result['seconds']:.0f} s, {result['examples']} examples)")
     return terminal.DONE
+
+
+def _watch(
+    config: TrainConfig, out: Path, story: bool, every: int | None, probes: Path | None
+) -> StoryWatch | None:
+    """Who looks at the model while it trains: a new story, the one that the run was begun with, or nobody."""
+    if not story and not config.resume:
+        return None
+    from explain.story import StorySettings, StoryWatch, has_story
+
+    if not story and not has_story(out):
+        return None
+    return StoryWatch.of(config, out, probes=probes, settings=StorySettings(every=every or 0))
+
+
+def _story_arguments(story: bool, every: int | None, probes: Path | None) -> list[str]:
+    """The story's options as a job's command line takes them."""
+    found = ["--story"] if story else []
+    found += [] if every is None else ["--story-every", str(every)]
+    return found + ([] if probes is None else ["--story-probes", str(probes.absolute())])

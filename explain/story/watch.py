@@ -57,11 +57,11 @@ class StoryWatch:
         probes: str | Path | None = None,
         settings: StorySettings | None = None,
     ) -> StoryWatch:
-        """The watch of a run, kept in its folder: the one it was begun with, or a new one.
+        """The watch of a run: the one that its folder keeps, or a new one, which `keep` writes there.
 
         Args:
             config: the run's options; they say which examples are held out.
-            folder: the run folder.
+            folder: the run folder; it need not be there yet.
             probes: a file of probes (see `read_probes`). Its rows without a swap stand instead of the
                 held-out examples, its swaps beside them.
             settings: what is kept.
@@ -71,6 +71,8 @@ class StoryWatch:
         """
         if (folder / FOLDER / SETTINGS).is_file():
             return cls.begun(folder)
+        if config.resume:
+            raise InputError(f"{folder} keeps no story to go on with; a story begins with its run")
         settings = settings or StorySettings()
         given = [] if probes is None else read_probes(probes)
         held_out = [probe for probe in given if probe.held_out][: settings.count]
@@ -81,9 +83,7 @@ class StoryWatch:
                 held_out = pair_probes(read_pairs(config, settings.count)[1], settings.count)
         if given:
             held_out = [replace(probe, swap=None) for probe in held_out]
-        watch = cls([*held_out, *(probe for probe in given if not probe.held_out)], settings)
-        watch.keep(folder)
-        return watch
+        return cls([*held_out, *(probe for probe in given if not probe.held_out)], settings)
 
     @classmethod
     def begun(cls, folder: Path) -> StoryWatch:
@@ -100,7 +100,9 @@ class StoryWatch:
             raise FileError(f"{path} is broken: {type(error).__name__} {error}") from None
 
     def keep(self, folder: Path) -> None:
-        """Write what is asked to the run folder, atomically."""
+        """Write what is asked to the run folder, atomically; a story that was begun there stays as it is."""
+        if (folder / FOLDER / SETTINGS).is_file():
+            return
         probes = [probe.to_dict() for probe in self.probes]
         head = envelope(_NAME, seed=self.settings.seed, data_digest=digest_json(probes))
         write_json(folder / FOLDER / SETTINGS, {**head, "settings": asdict(self.settings), "probes": probes})
@@ -121,8 +123,7 @@ class StoryWatch:
         Raises:
             ExplainError: at step 0, probes that the model cannot read.
         """
-        if not (run.path / FOLDER / SETTINGS).is_file():
-            self.keep(run.path)
+        self.keep(run.path)
         started = time.perf_counter()
         try:
             found = take_look(wrap(model, tokenizer), self.probes, step, self.settings)

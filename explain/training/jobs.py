@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from explain.errors import RunError
 from explain.files import read_json
@@ -12,7 +13,12 @@ from explain.training.config import KIND, TrainConfig
 
 
 def start(
-    config: TrainConfig, out: str | os.PathLike[str], *, title: str = "", threads: int | None = None
+    config: TrainConfig,
+    out: str | os.PathLike[str],
+    *,
+    title: str = "",
+    threads: int | None = None,
+    more: Sequence[str] = (),
 ) -> Run:
     """Train as `config` says in the folder `out`, as a process of its own, and return the run at once.
 
@@ -24,6 +30,7 @@ def start(
         out: the run folder; it is made.
         title: what the dashboard calls the run.
         threads: number of CPU threads; left out, the machine decides.
+        more: arguments of `explain train` that are not about training, such as `--story`.
 
     Raises:
         InputError: options that do not go together.
@@ -33,7 +40,7 @@ def start(
     config = config.with_whole_paths()
     where = os.path.abspath(out)
     return start_job(
-        config.arguments(where),
+        [*config.arguments(where), *more],
         where,
         kind=KIND,
         title=title or config.title(),
