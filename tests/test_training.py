@@ -427,7 +427,7 @@ def test_a_run_ends_with_a_model_and_its_numbers(finished):
     assert manifest["result"] == result
     assert set(result) == {"loss", "token_accuracy", "exact_match", "chrf", "examples", "seconds", "steps"}
     assert result["steps"] == 40
-    assert result["examples"] == 3
+    assert result["examples"] == 5
     assert result["token_accuracy"] > 0.3
     model = explain.load(run.path)
     assert manifest["model_digest"] == model.digest

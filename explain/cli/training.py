@@ -22,7 +22,8 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder; it is made.")],
     task: Annotated[str | None, typer.Option(help="See explain tasks.")] = None,
     data: Annotated[
-        str | None, typer.Option(help="File of pairs: .tsv .csv .jsonl .parquet, also .gz.")
+        str | None,
+        typer.Option(help="Pairs: .tsv .csv .jsonl .parquet, also .gz; a folder of them; a mixture .yaml."),
     ] = None,
     init: Annotated[str | None, typer.Option(help="Model to train further; default: from scratch.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
@@ -70,6 +71,17 @@ def train(
         Path | None,
         typer.Option(help="File of probes: source, target; for swaps also swapped, cue, decides."),
     ] = None,
+    preset: Annotated[str | None, typer.Option(help="tiny, small or base, for a model from scratch.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="bpe, unigram, word or byte, for a model from scratch.")
+    ] = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Leave out rows that cannot be used, and say which.")
+    ] = False,
+    denoise: Annotated[
+        str | None, typer.Option(help="Texts without labels, to learn from first, by denoising.")
+    ] = None,
+    denoise_steps: Annotated[int | None, typer.Option(help="Steps on them, before --steps.")] = None,
     background: Annotated[
         bool, typer.Option("--background", help="Start it as a process of its own, and return.")
     ] = False,
@@ -107,6 +119,11 @@ def train(
         patience=patience,
         lr_at=tuple(lr_at or ()),
         report_to=tuple(report_to or ()),
+        preset=preset,
+        tokenizer=tokenizer,
+        skip_bad_rows=skip_bad_rows,
+        denoise=denoise,
+        denoise_steps=denoise_steps,
     )
     if not story and (story_every is not None or story_probes is not None):
         raise InputError("--story-every and --story-probes go with --story")

@@ -19,6 +19,8 @@ KIND = "train"
 Family: TypeAlias = Literal["bart", "t5"]
 FAMILIES: tuple[Family, ...] = ("bart", "t5")
 OPTIMIZERS = ("adam", "adamw")
+PRESETS = ("tiny", "small", "base")
+TOKENIZERS = ("bpe", "unigram", "word", "byte")
 CHECKPOINTS = "checkpoints"
 TRACKERS: Mapping[str, tuple[str, ...]] = {
     "tensorboard": ("tensorboard", "tensorboardX"),
@@ -35,7 +37,7 @@ class TrainConfig:
 
     Attributes:
         task: name of a task with known answers; this or `data`.
-        data: a file of pairs.
+        data: a file of pairs, a folder of such files, or a mixture of them (see `explain.training.mixture`).
         init: a model folder, run folder or hub id to train further; None makes a model from scratch.
         steps: number of optimiser steps.
         epochs: number of times to see every pair, instead of `steps`.
@@ -57,6 +59,11 @@ class TrainConfig:
         patience: evaluations in a row without a better score after which to end; 0 is never.
         lr_at: highest learning rates to change to, as `STEP:RATE`, such as `500:0.001`: after 500 steps.
         report_to: trackers that hear of every record, besides the run folder: see `TRACKERS`.
+        preset: size of a model from scratch: `tiny`, `small` or `base`.
+        tokenizer: `bpe`, `unigram`, `word` or `byte`, for a model from scratch.
+        skip_bad_rows: whether to leave out rows that cannot be used, and say which, instead of refusing them.
+        denoise: a file or folder of texts without labels, to learn from before the pairs.
+        denoise_steps: number of steps on them; they come before `steps`.
     """
 
     task: str | None = None
@@ -82,6 +89,11 @@ class TrainConfig:
     patience: int | None = None
     lr_at: tuple[str, ...] = ()
     report_to: tuple[str, ...] = ()
+    preset: str | None = None
+    tokenizer: str | None = None
+    skip_bad_rows: bool = False
+    denoise: str | None = None
+    denoise_steps: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The options as a JSON object, without `resume`, which says nothing about the result."""
@@ -119,6 +131,7 @@ class TrainConfig:
             ("--accumulate", self.accumulate, 1),
             ("--clip", self.clip, 0),
             ("--patience", self.patience, 0),
+            ("--denoise-steps", self.denoise_steps, 1),
         ):
             if value is not None and not least <= value < math.inf:
                 raise InputError(f"{option} must be at least {least}, got {value}")
@@ -134,9 +147,16 @@ class TrainConfig:
             ("task", self.task, tasks.names()),
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("family", self.family, FAMILIES),
+            ("preset", self.preset, PRESETS),
+            ("tokenizer", self.tokenizer, TOKENIZERS),
         ):
             if value is not None and value not in known:
                 raise UnknownNameError(kind, value, known)
+        for option, value in (("--preset", self.preset), ("--tokenizer", self.tokenizer)):
+            if self.init is not None and value is not None:
+                raise InputError(f"{option} is for a model from scratch; with --init the model decides")
+        if (self.denoise is None) != (self.denoise_steps is None):
+            raise InputError("denoising needs texts (--denoise FILE) and a number of steps (--denoise-steps)")
         if self.task is not None and self.validation is not None:
             raise InputError("a task brings its own validation pairs; --validation goes with --data")
         if self.init is not None and self.family is not None:
@@ -150,7 +170,7 @@ class TrainConfig:
         """The options with paths that hold from any folder."""
         changes = {
             name: os.path.abspath(value)
-            for name in ("data", "validation", "init")
+            for name in ("data", "validation", "init", "denoise")
             if (value := getattr(self, name)) is not None and (name != "init" or Path(value).exists())
         }
         return dataclasses.replace(self, **changes)

@@ -1,4 +1,4 @@
-"""Text pairs from files: tables (.tsv .csv .jsonl .parquet), lists (.txt), each but Parquet also .gz."""
+"""Text pairs from files and folders: tables (.tsv .csv .jsonl .parquet), lists (.txt), most also as .gz."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from explain.errors import EmptyTextError, EncodingError, FileError
+from explain.errors import EmptyTextError, EncodingError, ExplainError, FileError, InputError
 from explain.files import digest_json
 
 ENDINGS = (".tsv", ".csv", ".jsonl", ".txt", ".parquet")
@@ -28,6 +29,15 @@ class Pair:
 
     source: str
     target: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that cannot be used: where it stands, and the error that says why."""
+
+    file: Path
+    place: str
+    error: ExplainError
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,35 +66,134 @@ def iter_table(
     target_column: str = "target",
     need_target: bool = True,
     others: Sequence[str] = (),
+    bad: list[BadRow] | None = None,
 ) -> Iterator[tuple[Pair, dict[str, str]]]:
     """The pairs of a data file, in order, each with the texts of `others`, further columns by name.
 
-    A `.txt` file holds one source per line. Without `need_target` the target column may be missing, and its
-    texts may be empty. One row (of Parquet: one batch) is in memory at a time.
+    A `.txt` file holds one source per line. Of a folder, all data files in it are read, by name. Without
+    `need_target` the target column may be missing, and its texts may be empty. One row (of Parquet: one
+    batch) is in memory at a time.
+
+    Args:
+        path: the file or folder.
+        source_column: name of the column with the sources.
+        target_column: name of the column with the targets.
+        need_target: whether every row must have a target.
+        others: further columns.
+        bad: where to put the rows that cannot be used; left out, the first of them is an error.
 
     Raises:
         FileError: the file is missing, of an unknown kind, broken or empty, or lacks a column.
         EncodingError: it is not UTF-8.
         EmptyTextError: a row has no text where one is needed.
     """
-    path = Path(path)
-    name = path.name.lower()
-    ending = Path(name.removesuffix(".gz")).suffix
-    if ending not in ENDINGS or (ending == ".parquet" and name.endswith(".gz")):
+    columns = Columns(source_column, target_column, need_target, tuple(others))
+    for file in files_of(path):
+        yield from _iter_file(file, columns, bad)
+
+
+def _iter_file(
+    path: Path, columns: Columns, bad: list[BadRow] | None
+) -> Iterator[tuple[Pair, dict[str, str]]]:
+    ending = _ending(path)
+    if ending is None:
         raise FileError(
             f"{path}: files of this kind cannot be read; use .tsv, .csv, .jsonl or .txt (each also with .gz) "
             "or .parquet"
         )
-    if ending == ".txt" and need_target:
+    if ending == ".txt" and columns.need_target:
         raise FileError(f"{path} holds sources only; what is asked here needs a table with targets as well")
-    columns = Columns(source_column, target_column, need_target, tuple(others))
-    rows = _read_parquet(path, columns) if ending == ".parquet" else _READERS[ending](path, columns)
-    empty = True
+    strict = bad is None
+    rows = _read_parquet(path, columns) if ending == ".parquet" else _READERS[ending](path, columns, strict)
+    empty, first = True, None
     for row in rows:
+        try:
+            if isinstance(row, BadRow):
+                raise row.error
+            pair = _to_pair(path, row, columns.need_target)
+        except (FileError, InputError) as error:
+            if bad is None:
+                raise
+            first = first or error
+            bad.append(BadRow(path, row.place, error))
+            continue
         empty = False
-        yield _to_pair(path, row, need_target), {key: _to_label(value) for key, value in row.others.items()}
+        yield pair, {key: _to_label(value) for key, value in row.others.items()}
+    if first is not None and empty:
+        raise first
     if empty:
         raise FileError(f"{path} has no rows")
+
+
+def files_of(path: str | os.PathLike[str]) -> list[Path]:
+    """The data files that a path names: itself, or those of a folder and its subfolders, by name.
+
+    Hidden files and files of other kinds, such as a README, are not data.
+
+    Raises:
+        FileError: a folder without data files.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    found = sorted(
+        file
+        for file in path.rglob("*")
+        if file.is_file()
+        and _ending(file) is not None
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
+    if not found:
+        raise FileError(f"the folder {path} holds no data files ({', '.join(ENDINGS)})")
+    return found
+
+
+def _ending(path: Path) -> str | None:
+    """The ending that says what a file holds; None of a kind that cannot be read."""
+    name = path.name.lower()
+    ending = Path(name.removesuffix(".gz")).suffix
+    readable = ending in ENDINGS and not (ending == ".parquet" and name.endswith(".gz"))
+    return ending if readable else None
+
+
+def head(path: str | os.PathLike[str], rows: int) -> tuple[list[str], list[list[str]]]:
+    """A file's columns and its first rows, as texts; no more of the file is read.
+
+    Rows with another number of fields than the header are filled up or cut; `iter_table` says what is wrong
+    with them.
+
+    Raises:
+        FileError, EncodingError: as `iter_table`, for what is read.
+    """
+    path = Path(path)
+    ending = _ending(path)
+    if ending == ".parquet":
+        records = list(islice(_parquet_records(path, None), rows))
+    elif ending == ".jsonl":
+        lines = (line for _, line in _texts(path) if line.strip())
+        records = []
+        for number, line in enumerate(islice(lines, rows), start=1):
+            try:
+                record = json.loads(line)
+            except ValueError:
+                raise FileError(
+                    f"{path}, line {number} is not valid JSON; write one object per line"
+                ) from None
+            records.append(record if isinstance(record, dict) else {})
+    elif ending == ".txt":
+        return ["source"], [[line] for _, line in islice(_texts(path), rows)]
+    elif ending is not None:
+        cells: Iterator[list[str]] = (row for _, row in _csv_rows(path))
+        if ending == ".tsv":
+            cells = (row.split("\t") for _, row in _texts(path))
+        first, *others = islice(cells, rows + 1)
+        names = [name.strip() for name in first]
+        return names, [[*row, *[""] * len(names)][: len(names)] for row in others]
+    else:
+        next(_iter_file(path, Columns("source", "target", False), None))
+        raise AssertionError(path)
+    names = list(dict.fromkeys(str(name) for record in records for name in record))
+    return names, [[_to_label(record.get(name)) for name in names] for record in records]
 
 
 def digest(pairs: Iterable[Pair]) -> str:
@@ -92,22 +201,28 @@ def digest(pairs: Iterable[Pair]) -> str:
     return digest_json([[pair.source, pair.target] for pair in pairs])
 
 
-def split(pairs: Sequence[Pair], held_out: int | None = None, seed: int = 0) -> tuple[list[Pair], list[Pair]]:
+def split(
+    pairs: Sequence[Pair], held_out: int | None = None, seed: int = 0, share: float = 0.05
+) -> tuple[list[Pair], list[Pair]]:
     """Divide pairs into those to train on and those held out; no source text is in both.
 
-    A source's place depends only on the seed and its own text against the others', not on their order.
+    Which side a source is on is a hash of the seed and its own text: rows that are added or put in another
+    order move no other row. (With so few that none would be held out, the one with the lowest hash is.)
 
     Args:
         pairs: what to divide.
-        held_out: how many distinct sources to hold out; left out, one in twenty, at most 1,000. A single
-            source cannot be divided and is returned as both.
+        held_out: how many distinct sources to hold out, instead of a share; rows that are added may then
+            move others. A single source cannot be divided and is returned as both.
         seed: another seed gives another division.
+        share: share of the distinct sources to hold out, on average.
     """
     ranked = sorted({pair.source for pair in pairs}, key=lambda text: _rank(text, seed))
     if len(ranked) < 2:
         return list(pairs), list(pairs)
-    wanted = held_out if held_out is not None else min(1000, max(1, len(ranked) // 20))
-    chosen = set(ranked[: min(wanted, len(ranked) - 1)])
+    if held_out is None:
+        below = round(share * 2**32).to_bytes(4, "big")
+        held_out = max(1, sum(_rank(text, seed)[:4] < below for text in ranked))
+    chosen = set(ranked[: min(held_out, len(ranked) - 1)])
     train = [pair for pair in pairs if pair.source not in chosen]
     return train, [pair for pair in pairs if pair.source in chosen]
 
@@ -161,14 +276,19 @@ def read_text(path: Path) -> str:
     return "".join(_lines(path))
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """The lines of a UTF-8 file, also a gzipped one, each with what ends it."""
+def _lines(path: Path, strict: bool = True) -> Iterator[str]:
+    """The lines of a UTF-8 file, also a gzipped one, each with what ends it.
+
+    Unless `strict`, bytes that are not UTF-8 stand as lone surrogates in all lines but the first, for
+    `_to_text` to find.
+    """
     opened = gzip.open if path.name.lower().endswith(".gz") else open
     number, leading = 0, []  # blank lines before the first text, which may be all there is
     try:
         with opened(path, "rb") as stream:
             for number, line in enumerate(stream, start=1):
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                errors = "strict" if strict or number == 1 else "surrogateescape"
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8", errors)
                 if leading is not None:
                     leading.append(text)
                     if not text.strip():
@@ -187,11 +307,11 @@ def _lines(path: Path) -> Iterator[str]:
         raise FileError(f"{path} is empty")
 
 
-def _texts(path: Path) -> Iterator[tuple[int, str]]:
+def _texts(path: Path, strict: bool = True) -> Iterator[tuple[int, str]]:
     """The lines of a file by number, without what ends them and without empty ones at the end."""
     # Not splitlines(): it also cuts at characters that may stand inside a text, such as U+2028.
     empty = 0
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(_lines(path, strict), start=1):
         text = line.removesuffix("\n").removesuffix("\r")
         if not text:
             empty += 1
@@ -201,34 +321,37 @@ def _texts(path: Path) -> Iterator[tuple[int, str]]:
         yield number, text
 
 
-def _read_lines(path: Path, columns: Columns) -> Iterator[_Row]:
+Rows = Iterator[_Row | BadRow]
+
+
+def _read_lines(path: Path, columns: Columns, strict: bool) -> Rows:
     if columns.others:
         raise FileError(f"{path} has no columns to slice by; use a table, or slice by length")
-    for number, line in _texts(path):
+    for number, line in _texts(path, strict):
         yield _Row(f"line {number}", line, "")
 
 
-def _read_tsv(path: Path, columns: Columns) -> Iterator[_Row]:
+def _read_tsv(path: Path, columns: Columns, strict: bool) -> Rows:
     # No quote processing: in tab-separated text a quotation mark is a quotation mark.
-    return _read_cells(path, ((number, line.split("\t")) for number, line in _texts(path)), columns)
+    return _read_cells(path, ((number, line.split("\t")) for number, line in _texts(path, strict)), columns)
 
 
-def _read_csv(path: Path, columns: Columns) -> Iterator[_Row]:
+def _read_csv(path: Path, columns: Columns, strict: bool) -> Rows:
+    return _read_cells(path, _csv_rows(path, strict), columns)
+
+
+def _csv_rows(path: Path, strict: bool = True) -> Iterator[tuple[int, list[str]]]:
     # A lone carriage return ends a line as well.
-    lines = (part for line in _lines(path) for part in io.StringIO(line, newline=""))
+    lines = (part for line in _lines(path, strict) for part in io.StringIO(line, newline=""))
     reader = csv.reader(lines, strict=True)
-
-    def cells() -> Iterator[tuple[int, list[str]]]:
-        try:
-            for row in reader:
-                yield reader.line_num, row
-        except csv.Error as error:
-            raise FileError(f"{path}, line {reader.line_num}: {error}; check the quotation marks") from None
-
-    return _read_cells(path, cells(), columns)
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise FileError(f"{path}, line {reader.line_num}: {error}; check the quotation marks") from None
 
 
-def _read_cells(path: Path, lines: Iterator[tuple[int, list[str]]], columns: Columns) -> Iterator[_Row]:
+def _read_cells(path: Path, lines: Iterator[tuple[int, list[str]]], columns: Columns) -> Rows:
     _, header = next(lines)
     header = [name.strip() for name in header]
     source, target, others = columns.find(path, header)
@@ -236,29 +359,38 @@ def _read_cells(path: Path, lines: Iterator[tuple[int, list[str]]], columns: Col
         if len(header) > 1 and row in ([], [""]):
             continue
         if len(row) != len(header):
-            raise FileError(
-                f"{path}, line {number} has another number of fields than the header ({len(row)}, not "
-                f"{len(header)}); check its tabs, commas and quotation marks"
+            yield _bad(
+                path,
+                number,
+                f"has another number of fields than the header ({len(row)}, not {len(header)}); check its "
+                "tabs, commas and quotation marks",
             )
+            continue
         more = {name: row[index] for name, index in others.items()}
         yield _Row(f"line {number}", row[source], "" if target is None else row[target], more)
 
 
-def _read_jsonl(path: Path, columns: Columns) -> Iterator[_Row]:
+def _read_jsonl(path: Path, columns: Columns, strict: bool) -> Rows:
     seen: set[str] = set()
-    for number, line in _texts(path):
+    for number, line in _texts(path, strict):
         if not line.strip():
             continue
         try:
             record = json.loads(line)
         except ValueError:
-            raise FileError(f"{path}, line {number} is not valid JSON; write one object per line") from None
+            yield _bad(path, number, "is not valid JSON; write one object per line")
+            continue
         if not isinstance(record, dict):
-            raise FileError(f"{path}, line {number} is not a JSON object, such as {{{columns.source!r}: …}}")
+            yield _bad(path, number, f"is not a JSON object, such as {{{columns.source!r}: …}}")
+            continue
         names = list(record)
         # A record may leave out a column that is no text; `seen` tells whether all do.
         seen.update(names)
-        source, target, _ = replace(columns, others=()).find(f"{path}, line {number}", names)
+        try:
+            source, target, _ = replace(columns, others=()).find(f"{path}, line {number}", names)
+        except FileError as error:
+            yield BadRow(path, f"line {number}", error)
+            continue
         more = {name: record.get(name) for name in columns.others}
         text = "" if target is None else record[names[target]]
         yield _Row(f"line {number}", record[names[source]], text, more)
@@ -266,7 +398,19 @@ def _read_jsonl(path: Path, columns: Columns) -> Iterator[_Row]:
         columns.find(path, sorted(seen))
 
 
-def _read_parquet(path: Path, columns: Columns) -> Iterator[_Row]:
+def _bad(path: Path, number: int, why: str) -> BadRow:
+    return BadRow(path, f"line {number}", FileError(f"{path}, line {number} {why}"))
+
+
+def _read_parquet(path: Path, columns: Columns) -> Rows:
+    for number, record in enumerate(_parquet_records(path, columns), start=1):
+        target = "" if columns.target not in record else record[columns.target]
+        more = {name: record[name] for name in columns.others}
+        yield _Row(f"row {number}", record[columns.source], target, more)
+
+
+def _parquet_records(path: Path, columns: Columns | None) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file, with the columns asked for or with all."""
     import pyarrow
     import pyarrow.parquet
 
@@ -274,18 +418,15 @@ def _read_parquet(path: Path, columns: Columns) -> Iterator[_Row]:
         raise FileError(
             f"cannot read {path}: {'it is a folder' if path.exists() else 'there is no such file'}"
         )
-    number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            source, target, others = columns.find(path, names)
-            wanted = [names[index] for index in (source, target) if index is not None]
-            for batch in file.iter_batches(_BATCH, columns=list(dict.fromkeys([*wanted, *others]))):
-                for record in batch.to_pylist():
-                    number += 1
-                    text = "" if target is None else record[names[target]]
-                    more = {name: record[name] for name in others}
-                    yield _Row(f"row {number}", record[names[source]], text, more)
+            wanted = names = file.schema_arrow.names
+            if columns is not None:
+                source, target, others = columns.find(path, names)
+                places = [source, *([] if target is None else [target]), *others.values()]
+                wanted = list(dict.fromkeys(names[place] for place in places))
+            for batch in file.iter_batches(_BATCH, columns=wanted):
+                yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise FileError(f"{path} cannot be read as Parquet: {reason}") from None
@@ -313,7 +454,11 @@ def _to_text(path: Path, place: str, side: str, value: Any, *, needed: bool) -> 
         raise EmptyTextError(f"{path}, {place} has an empty {side}; fill it in or take the row out")
     try:
         text.encode()
-    except UnicodeEncodeError:
+    except UnicodeEncodeError as error:
+        if "\udc80" <= text[error.start] <= "\udcff" and path.suffix.lower() != ".parquet":
+            raise EncodingError(
+                f"{path}, {place}: the {side} is not UTF-8; save the file as UTF-8, or take the row out"
+            ) from None
         raise EncodingError(
             f"{path}, {place}: the {side} holds half a character (a lone surrogate)"
         ) from None

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedModel, set_seed
 
 from explain.errors import InputError, ModelError, TextTooLongError
+from explain.files import digest_json
 from explain.model.int8 import is_int8
 from explain.model.loading import open_model
 from explain.model.text import special_ids
-from explain.training import recipes, tasks
+from explain.training import presets, recipes, tasks
+from explain.training.batches import Batches, MixedBatches, StagedBatches
 from explain.training.config import TrainConfig, read_rates
-from explain.training.data import Pair, digest, read_table, shuffle, split
+from explain.training.data import Pair, digest
+from explain.training.denoising import CHUNK, DenoisingBatches, chunks, count_spans, sentinel_ids
+from explain.training.material import Material, Share, of_files, read_texts
 from explain.training.recipes import Recipe
 from explain.training.scoring import Encoded
 from explain.training.tokenizer import build_tokenizer, choose_vocabulary, encode
@@ -31,7 +35,24 @@ _T5_LENGTH = 512
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """All that training needs."""
+    """All that training needs.
+
+    Attributes:
+        recipe: how to train.
+        model: the model to train.
+        tokenizer: its tokenizer.
+        train: pairs to train on; those of a mixture task by task.
+        validation: pairs to score.
+        steps: number of steps, those on texts without labels included.
+        digest: of all that is learnt from and scored.
+        chrf: whether chrF says how good an output is.
+        forced_bos: the first token of every output, such as a language code.
+        shares: the tasks of a mixture; none where there is one.
+        validation_tasks: for each validation pair its task's number in `shares`.
+        texts: token ids of texts without labels, without the end of the text.
+        notes: what is worth a line in the log.
+        facts: fields for `run.json`.
+    """
 
     recipe: Recipe
     model: PreTrainedModel
@@ -42,6 +63,21 @@ class Prepared:
     digest: str
     chrf: bool
     forced_bos: int | None
+    shares: tuple[Share, ...] = ()
+    validation_tasks: tuple[int, ...] = ()
+    texts: Sequence[Sequence[int]] = ()
+    notes: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def validation_of(self, task: int) -> Encoded:
+        """The validation pairs of a mixture's task."""
+        rows = [row for row, number in enumerate(self.validation_tasks) if number == task]
+        part = self.validation
+        return Encoded(
+            [part.pairs[row] for row in rows],
+            [part.inputs[row] for row in rows],
+            [part.labels[row] for row in rows],
+        )
 
 
 def prepare(config: TrainConfig, *, checkpoint: Path | None = None, recipe: Recipe | None = None) -> Prepared:
@@ -61,14 +97,15 @@ def prepare(config: TrainConfig, *, checkpoint: Path | None = None, recipe: Reci
         recipe = recipe or _changed(
             recipes.for_model() if config.init else recipes.for_task(config.task, config.family), config
         )
-        pairs = _task_pairs(config.task, recipe, seed)
+        material = Material(*_task_pairs(config.task, recipe, seed))
     else:
-        pairs = _file_pairs(config, seed)
-        recipe = recipe or _changed(_file_recipe(config, pairs[0]), config)
+        material = of_files(config)
+        recipe = recipe or _changed(_file_recipe(config, material.train), config)
+    texts = read_texts(config)
     set_seed(seed)
     origin = str(checkpoint) if checkpoint is not None else config.init
     if origin is None:
-        model, tokenizer, encoded = _from_scratch(recipe, *pairs, task=config.task is not None)
+        model, tokenizer, encoded, rows = _from_scratch(recipe, material, texts, config)
     else:
         model, tokenizer, _ = open_model(origin, device="cpu")
         if is_int8(model):
@@ -77,8 +114,9 @@ def prepare(config: TrainConfig, *, checkpoint: Path | None = None, recipe: Reci
                 "tells apart; train the original, then quantise"
             )
         _set_languages(tokenizer, config)
-        encoded = _encode_pairs(tokenizer, *pairs)
+        encoded = _encode_pairs(tokenizer, material.train, material.validation)
         _check_tokens(encoded, model)
+        rows = _encode_texts(tokenizer, texts, getattr(model.config, "max_position_embeddings", None))
     train, validation = encoded
     forced_bos = _forced_bos(tokenizer, train)
     if forced_bos is not None:
@@ -89,11 +127,60 @@ def prepare(config: TrainConfig, *, checkpoint: Path | None = None, recipe: Reci
         tokenizer=tokenizer,
         train=train,
         validation=validation,
-        steps=recipe.steps or _steps(recipe, len(pairs[0])),
-        digest=digest([*pairs[0], *pairs[1]]),
+        steps=recipe.denoise_steps + (recipe.steps or _steps(recipe, len(material.train))),
+        digest=_digest(material, texts),
         chrf=config.task is None,
         forced_bos=forced_bos,
+        shares=material.shares,
+        validation_tasks=material.validation_tasks[: len(validation.pairs)],
+        texts=rows,
+        notes=material.notes,
+        facts=material.facts,
     )
+
+
+def plan(data: Prepared, seed: int) -> Batches:
+    """The batch of every step: on texts without labels first, if there are any, then on the pairs.
+
+    Raises:
+        ModelError: the tokenizer lacks the sentinels that denoising needs.
+    """
+    recipe, tokenizer = data.recipe, data.tokenizer
+    options: dict[str, Any] = {
+        "steps": data.steps - recipe.denoise_steps,
+        "batch_size": recipe.batch_size,
+        "seed": seed,
+        "pad_id": tokenizer.pad_token_id,
+        "mask_id": tokenizer.mask_token_id,
+        "masking": recipe.masking,
+        "keep": special_ids(tokenizer),
+    }
+    pairs = data.train.inputs, data.train.labels
+    if data.shares:
+        sizes, rates = [share.train for share in data.shares], [share.rate for share in data.shares]
+        last: Batches = MixedBatches(*pairs, sizes=sizes, rates=rates, **options)
+    else:
+        last = Batches(*pairs, **options)
+    if not recipe.denoise_steps:
+        return last
+    first = DenoisingBatches(
+        data.texts,
+        sentinel_ids(tokenizer),
+        steps=recipe.denoise_steps,
+        batch_size=recipe.batch_size,
+        seed=seed,
+        pad_id=tokenizer.pad_token_id,
+        eos_id=tokenizer.eos_token_id,
+    )
+    return StagedBatches(first, last)
+
+
+def _digest(material: Material, texts: Sequence[str]) -> str:
+    """The digest of all that is learnt from; of pairs alone it is theirs."""
+    pairs = digest([*material.train, *material.validation])
+    if not (material.shares or texts):
+        return pairs
+    return digest_json([pairs, [[share.train, share.rate] for share in material.shares], list(texts)])
 
 
 def _steps(recipe: Recipe, pairs: int) -> int:
@@ -114,7 +201,8 @@ def read_pairs(config: TrainConfig, count: int) -> Split:
     seed = config.seed or 0
     if config.task is not None:
         return _task_pairs(config.task, Recipe(examples=count), seed)
-    return _file_pairs(config, seed)
+    material = of_files(config)
+    return material.train, material.validation
 
 
 def encode_pairs(tokenizer: Any, pairs: Sequence[Pair], model: PreTrainedModel) -> Encoded:
@@ -129,6 +217,8 @@ def encode_pairs(tokenizer: Any, pairs: Sequence[Pair], model: PreTrainedModel) 
 
 
 def _changed(recipe: Recipe, config: TrainConfig) -> Recipe:
+    if config.preset is not None:
+        recipe = presets.resize(recipe, config.preset)
     return recipe.with_changes(
         steps=config.steps,
         epochs=config.epochs,
@@ -141,6 +231,7 @@ def _changed(recipe: Recipe, config: TrainConfig) -> Recipe:
         gradient_checkpointing=config.gradient_checkpointing,
         patience=config.patience,
         rates=read_rates(config.lr_at) or None,
+        denoise_steps=config.denoise_steps,
     )
 
 
@@ -151,18 +242,6 @@ def _task_pairs(name: str, recipe: Recipe, seed: int) -> Split:
     train = task.examples("train", min(recipe.examples, needed), seed)
     held_out = task.examples("held_out", VALIDATION, 0)
     return [Pair(one.source, one.target) for one in train], [Pair(one.source, one.target) for one in held_out]
-
-
-def _file_pairs(config: TrainConfig, seed: int) -> Split:
-    assert config.data is not None
-    columns = (config.source_column, config.target_column)
-    pairs = read_table(config.data, *columns)
-    if config.validation is None:
-        train, validation = split(pairs, seed=seed)
-    else:
-        train, validation = pairs, read_table(config.validation, *columns)
-    # Files are often sorted; the sample scored while training goes on should be like the rest.
-    return train, shuffle(validation)
 
 
 def _file_recipe(config: TrainConfig, train: Sequence[Pair]) -> Recipe:
@@ -180,17 +259,34 @@ def _encoded(tokenizer: Any, pairs: Sequence[Pair]) -> Encoded:
     return Encoded(pairs, inputs, labels)
 
 
+def _encode_texts(tokenizer: Any, texts: Sequence[str], positions: int | None) -> list[list[int]]:
+    """Texts without labels, in pieces that the model has positions for once a sentinel and the end are in."""
+    inputs, _ = encode(tokenizer, texts, [""] * len(texts))
+    longest = CHUNK if positions is None else min(CHUNK, positions - 1)
+    rows = chunks(inputs, tokenizer.eos_token_id, longest)
+    if texts and not rows:
+        raise InputError("no text to denoise (--denoise) has two tokens; spans cannot be hidden in them")
+    return rows
+
+
 def _from_scratch(
-    recipe: Recipe, train: Sequence[Pair], validation: Sequence[Pair], *, task: bool
-) -> tuple[PreTrainedModel, Any, tuple[Encoded, Encoded]]:
-    texts = [text for pair in train for text in (pair.source, pair.target)]
-    tokenizer = build_tokenizer(texts, _TASK_VOCABULARY if task else choose_vocabulary(texts))
-    encoded = _encode_pairs(tokenizer, train, validation)
+    recipe: Recipe, material: Material, texts: Sequence[str], config: TrainConfig
+) -> tuple[PreTrainedModel, Any, tuple[Encoded, Encoded], list[list[int]]]:
+    words = [text for pair in material.train for text in (pair.source, pair.target)] + list(texts)
+    tokenizer = build_tokenizer(
+        words,
+        _TASK_VOCABULARY if config.task is not None else choose_vocabulary(words),
+        config.tokenizer or "bpe",
+        sentinels=1 + count_spans(CHUNK)[1] if texts else 0,
+    )
+    encoded = _encode_pairs(tokenizer, material.train, material.validation)
+    rows = _encode_texts(tokenizer, texts, None)
     longest = max(len(row) for part in encoded for row in [*part.inputs, *part.labels])
+    longest = max([longest, *(len(row) + 1 for row in rows)])
     # Room for texts somewhat longer than those seen.
     positions = max(_FEWEST_POSITIONS, -(-longest // 16) * 16)
     tokenizer.model_max_length = positions if recipe.family == "bart" else max(positions, _T5_LENGTH)
-    return recipes.build_model(recipe, tokenizer, positions), tokenizer, encoded
+    return recipes.build_model(recipe, tokenizer, positions), tokenizer, encoded, rows
 
 
 def _check_tokens(encoded: tuple[Encoded, ...], model: PreTrainedModel) -> None:

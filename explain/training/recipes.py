@@ -63,6 +63,7 @@ class Recipe:
         gradient_checkpointing: whether to compute activations again instead of keeping them.
         patience: evaluations in a row without a better score after which to end; 0 is never.
         rates: (step, highest learning rate after it), where it was changed on the way.
+        denoise_steps: number of steps on texts without labels before those on pairs.
     """
 
     family: str = "bart"
@@ -85,6 +86,7 @@ class Recipe:
     gradient_checkpointing: bool = False
     patience: int = 0
     rates: tuple[tuple[int, float], ...] = ()
+    denoise_steps: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as a JSON object."""
@@ -264,21 +266,27 @@ def build_schedule(recipe: Recipe, optimizer: torch.optim.Optimizer, steps: int)
 def course(recipe: Recipe, steps: int) -> Callable[[int], float]:
     """The learning rate by step, as a multiple of the one that the recipe begins with.
 
-    Warm-up and schedule say which share of the highest learning rate a step takes; `recipe.rates` says what
-    the highest is after which step.
+    Warm-up and schedule say which share of the highest learning rate a step takes, anew for denoising and for
+    what follows it; `recipe.rates` says what the highest is after which step.
     """
-    warmup = min(recipe.warmup, steps // 5)
+    first = recipe.denoise_steps
 
     def share(step: int) -> float:
-        if step < warmup:
-            return (step + 1) / (warmup + 1)
-        done = min(1.0, (step - warmup) / max(1, steps - warmup))
-        if recipe.schedule == "cosine":
-            return 0.5 * (1 + math.cos(math.pi * done))
-        return 1 - done if recipe.schedule == "linear" else 1.0
+        return _share(recipe, step, first) if step < first else _share(recipe, step - first, steps - first)
 
     def factor(step: int) -> float:
         changed = [rate for after, rate in recipe.rates if after <= step]
         return share(step) * changed[-1] / recipe.learning_rate if changed else share(step)
 
     return factor
+
+
+def _share(recipe: Recipe, step: int, steps: int) -> float:
+    """The share of the highest learning rate that one of `steps` steps takes."""
+    warmup = min(recipe.warmup, steps // 5)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    done = min(1.0, (step - warmup) / max(1, steps - warmup))
+    if recipe.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    return 1 - done if recipe.schedule == "linear" else 1.0

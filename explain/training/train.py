@@ -18,15 +18,13 @@ from explain.errors import RunError
 from explain.files import digest_json, envelope
 from explain.model import wrap
 from explain.model.loading import open_model
-from explain.model.text import special_ids
 from explain.runs import JobStopped, Run
 from explain.runs.follower import rank
-from explain.training.batches import Batches
 from explain.training.checkpoints import check_identity, last_checkpoint, step_of, writing
 from explain.training.config import CHECKPOINTS, TrainConfig, merge
 from explain.training.crew import summed
 from explain.training.loop import Loop, Shaping
-from explain.training.prepare import prepare
+from explain.training.prepare import plan, prepare
 from explain.training.recipes import Recipe
 from explain.training.record import LiveRecord, Progress
 from explain.training.scoring import Encoded, Scores, score
@@ -127,7 +125,7 @@ class _Job:
         self.reached = 0 if self.checkpoint is None else step_of(self.checkpoint)
         self._begin(config, manifest)
         seed = config.seed or 0
-        self.batches = self._batches(seed)
+        self.batches = plan(self.data, seed)
         before = max((record.get("seconds", 0.0) for record in run.progress()), default=0.0)
         self.record = LiveRecord(
             run, self.batches, seconds=before, progress=progress, watch=watch, saved=self.keep_best
@@ -176,6 +174,7 @@ class _Job:
             self._recall(manifest)
         self.run.update(
             **fields,
+            **self.data.facts,
             seed=config.seed or 0,
             recipe=self.data.recipe.to_dict(),
             data_digest=self.data.digest,
@@ -186,6 +185,8 @@ class _Job:
             f"{len(self.data.validation.pairs):,} to validate on; "
             f"{self.data.model.num_parameters():,} parameters; steps {step:,} to {self.data.steps:,}"
         )
+        for note in self.data.notes:
+            self.run.log(note)
 
     def _recall(self, manifest: Mapping[str, Any]) -> None:
         """What the evaluations before the checkpoint said; the last may not have been acted on."""
@@ -193,30 +194,20 @@ class _Job:
         for record in self.run.progress():
             if record.get("kind") != "evaluation":
                 continue
-            self.stale = 0 if record.get("best") else self.stale + 1
+            self._count(record["step"], record.get("best"))
             if record.get("best") and record["step"] == self.reached and record.get("rank"):
                 self.better = {"step": record["step"], "rank": record["rank"]}
         if self.better is not None and (self.best is None or self.best["step"] != self.reached):
             self.keep_best()
 
+    def _count(self, step: int, best: bool | None) -> None:
+        """Count evaluations without a better score; while texts are denoised none is to be expected."""
+        self.stale = 0 if best or step <= self.data.recipe.denoise_steps else self.stale + 1
+
     @property
     def exhausted(self) -> bool:
         """Whether so many evaluations brought no better score that training is to end."""
         return 0 < self.data.recipe.patience <= self.stale
-
-    def _batches(self, seed: int) -> Batches:
-        data, recipe = self.data, self.data.recipe
-        return Batches(
-            data.train.inputs,
-            data.train.labels,
-            steps=data.steps,
-            batch_size=recipe.batch_size,
-            seed=seed,
-            pad_id=data.tokenizer.pad_token_id,
-            mask_id=data.tokenizer.mask_token_id,
-            masking=recipe.masking,
-            keep=special_ids(data.tokenizer),
-        )
 
     def learn(self) -> None:
         """Train to the last step.
@@ -255,7 +246,7 @@ class _Job:
         scores = self._score(self.data.model, self.data.validation.head(SAMPLE))
         best = self.best is None or scores.rank > tuple(self.best["rank"])
         self.better = {"step": step, "rank": scores.rank} if best else None
-        self.stale = 0 if best else self.stale + 1
+        self._count(step, best)
         self.record.write(
             "evaluation",
             step,
@@ -295,6 +286,9 @@ class _Job:
             model = open_model(self.run.path / MODEL, device=str(model.device))[0]
         scores = self._score(model, data.validation)
         result = scores.to_dict() | {"seconds": round(self.record.seconds, 3), "steps": self.reached}
+        if data.shares:
+            parts = ((share.name, data.validation_of(number)) for number, share in enumerate(data.shares))
+            result["tasks"] = {name: self._score(model, part).to_dict() for name, part in parts if part.pairs}
         self.record.write("result", self.reached, **scores.to_dict(), samples=scores.samples)
         self.run.update(result=result, model_digest=wrap(model, data.tokenizer).digest)
         self.run.log(f"done: exact match {scores.exact_match:.4f}, loss {scores.loss:.4f}")
