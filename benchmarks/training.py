@@ -206,7 +206,7 @@ def complete(run: Path, seen: Counter[str], *, read: bool = False) -> None:
     import torch
     from safetensors import safe_open
 
-    for folder in [*(run / "checkpoints").glob("checkpoint-*"), run / "model"]:
+    for folder in [*checkpoints(run), run / "model"]:
         try:
             names = {path.name for path in folder.iterdir()}
         except OSError:
@@ -229,8 +229,17 @@ def complete(run: Path, seen: Counter[str], *, read: bool = False) -> None:
 
 def position(run: Path) -> str:
     """Where a killed run will go on."""
-    steps = sorted(path.name for path in (run / "checkpoints").glob("checkpoint-*"))
-    return f"{steps[-1] if steps else 'no checkpoint'}"
+    steps = sorted(path.name for path in checkpoints(run))
+    return steps[-1] if steps else "no checkpoint"
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """The checkpoints that bear a number."""
+    try:
+        names = os.listdir(run / "checkpoints")
+    except OSError:
+        return []
+    return [run / "checkpoints" / name for name in names if name.startswith("checkpoint-")]
 
 
 def trail(run: Path) -> dict[str, str]:

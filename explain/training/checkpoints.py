@@ -33,12 +33,13 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(found, key=step_of, default=None)
 
 
-def check_identity(checkpoint: Path, wanted: Mapping[str, Any]) -> None:
+def check_identity(checkpoint: Path, wanted: Mapping[str, Any], architecture: str) -> None:
     """See that a checkpoint belongs to this run and fits its model.
 
     Args:
         checkpoint: its folder.
         wanted: what a checkpoint of this run says about itself.
+        architecture: digest of the shapes of the model that it holds.
 
     Raises:
         RunError: it is another run's or another model's, or does not say whose it is.
@@ -47,6 +48,7 @@ def check_identity(checkpoint: Path, wanted: Mapping[str, Any]) -> None:
         found = read_json(checkpoint / IDENTITY, "checkpoint")
     except FileError as error:
         raise RunError(f"{checkpoint} does not say which run it belongs to: {error}") from None
+    found["architecture"] = architecture if found.get("architecture") == wanted["architecture"] else None
     for name, what in (("architecture", "model"), ("data_digest", "data"), ("run", "run")):
         if found.get(name) != wanted.get(name):
             raise RunError(

@@ -159,10 +159,11 @@ class _Job:
         architecture = digest_json(
             [[name, list(each.shape)] for name, each in self.data.model.named_parameters()]
         )
+        begun = manifest.get("architecture") if self.checkpoint is not None else None
         self.identity = {
             **envelope("checkpoint", seed=config.seed or 0, data_digest=self.data.digest, command=""),
             "run": manifest.get("created"),
-            "architecture": architecture,
+            "architecture": begun or architecture,
         }
         if self.checkpoint is not None:
             if manifest.get("data_digest") != self.data.digest:
@@ -170,7 +171,7 @@ class _Job:
                     f"the data of {self.run.path} changed since it was begun; "
                     "put them back, or begin a new run"
                 )
-            check_identity(self.checkpoint, self.identity)
+            check_identity(self.checkpoint, self.identity, architecture)
             self._recall(manifest)
         self.run.update(
             **fields,
@@ -178,6 +179,7 @@ class _Job:
             seed=config.seed or 0,
             recipe=self.data.recipe.to_dict(),
             data_digest=self.data.digest,
+            architecture=self.identity["architecture"],
             best=self.best,
         )
         self.run.log(
