@@ -171,15 +171,7 @@ def head(path: str | os.PathLike[str], rows: int) -> tuple[list[str], list[list[
         records = list(islice(_parquet_records(path, None), rows))
     elif ending == ".jsonl":
         lines = (line for _, line in _texts(path) if line.strip())
-        records = []
-        for number, line in enumerate(islice(lines, rows), start=1):
-            try:
-                record = json.loads(line)
-            except ValueError:
-                raise FileError(
-                    f"{path}, line {number} is not valid JSON; write one object per line"
-                ) from None
-            records.append(record if isinstance(record, dict) else {})
+        records = [_record(line) for line in islice(lines, rows)]
     elif ending == ".txt":
         return ["source"], [[line] for _, line in islice(_texts(path), rows)]
     elif ending is not None:
@@ -400,6 +392,15 @@ def _read_jsonl(path: Path, columns: Columns, strict: bool) -> Rows:
 
 def _bad(path: Path, number: int, why: str) -> BadRow:
     return BadRow(path, f"line {number}", FileError(f"{path}, line {number} {why}"))
+
+
+def _record(line: str) -> dict[str, Any]:
+    """The object in a line of JSON; an empty one where there is none."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = None
+    return record if isinstance(record, dict) else {}
 
 
 def _read_parquet(path: Path, columns: Columns) -> Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -59,7 +60,7 @@ class Material:
             f"task {share.name} ({share.prefix!r}): {share.train:,} pairs, {share.rate:.1%} of every batch"
             for share in self.shares
         )
-        return mixed if not self.bad else (*mixed, f"left out {tell(self.bad)}")
+        return mixed if not self.bad else (*mixed, f"left out: {tell(self.bad)}")
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -80,13 +81,13 @@ class Material:
 
 def tell(bad: Sequence[BadRow]) -> str:
     """How many rows cannot be used, and of the first few where they stand and why."""
-    number = "1 row that cannot" if len(bad) == 1 else f"{len(bad):,} rows that cannot"
+    number = "1 row cannot" if len(bad) == 1 else f"{len(bad):,} rows cannot"
     more = f"; and {len(bad) - SHOWN:,} more" if len(bad) > SHOWN else ""
     return f"{number} be used: {'; '.join(str(row.error) for row in bad[:SHOWN])}{more}"
 
 
 def read_usable(
-    path: str, columns: tuple[str, str], *, need_target: bool = True, skip: bool = False
+    path: str | os.PathLike[str], columns: tuple[str, str], *, need_target: bool = True, skip: bool = False
 ) -> tuple[list[Pair], list[BadRow]]:
     """The pairs of a file or folder, and the rows that cannot be used.
 
@@ -99,7 +100,7 @@ def read_usable(
         bad = [row for row in bad if not isinstance(row.error, EmptyTextError)]
     if bad and not skip:
         raise type(bad[0].error)(
-            f"{path} has {tell(bad)} (all of them: explain data; leave them out: --skip-bad-rows)"
+            f"{tell(bad)} (all of them: explain data {path}; leave them out: --skip-bad-rows)"
         )
     return pairs, bad
 
@@ -114,19 +115,30 @@ def of_files(config: TrainConfig) -> Material:
     if is_mixture(config.data):
         return _of_mixture(config)
     columns = (config.source_column, config.target_column)
-    train, validation, bad = _divided(config.data, config.validation, columns, config)
+    seed, skip = config.seed or 0, config.skip_bad_rows
+    train, validation, bad = divided(config.data, config.validation, columns, seed=seed, skip=skip)
     # Files are often sorted; the sample scored while training goes on should be like the rest.
     return Material(train, shuffle(validation), bad=tuple(bad))
 
 
-def _divided(
-    data: str, validation: str | None, columns: tuple[str, str], config: TrainConfig
+def divided(
+    data: str | os.PathLike[str],
+    validation: str | os.PathLike[str] | None,
+    columns: tuple[str, str],
+    *,
+    seed: int,
+    skip: bool,
 ) -> tuple[list[Pair], list[Pair], list[BadRow]]:
-    pairs, bad = read_usable(data, columns, skip=config.skip_bad_rows)
+    """The pairs to train on, those held out, and the rows that cannot be used.
+
+    Raises:
+        FileError, InputError: there are such rows and they are not to be skipped, or no row can be used.
+    """
+    pairs, bad = read_usable(data, columns, skip=skip)
     if validation is None:
-        train, held_out = split(pairs, seed=config.seed or 0)
+        train, held_out = split(pairs, seed=seed)
         return train, held_out, bad
-    held_out, more = read_usable(validation, columns, skip=config.skip_bad_rows)
+    held_out, more = read_usable(validation, columns, skip=skip)
     return pairs, held_out, [*bad, *more]
 
 
@@ -141,7 +153,8 @@ def _of_mixture(config: TrainConfig) -> Material:
     counts = []
     for number, (name, task) in enumerate(mixture.tasks.items()):
         columns = (task.source_column, task.target_column)
-        mine, others, unusable = _divided(task.data, task.validation, columns, config)
+        seed, skip = config.seed or 0, config.skip_bad_rows
+        mine, others, unusable = divided(task.data, task.validation, columns, seed=seed, skip=skip)
         prefix = mixture.prefix(name)
         train += [Pair(prefix + pair.source, pair.target) for pair in mine]
         held_out += [(Pair(prefix + pair.source, pair.target), number) for pair in others]
