@@ -23,6 +23,7 @@ page = st.navigation(
             st.Page("routes/inside.py", title="Inside", icon=":material/biotech:"),
             st.Page("routes/compare.py", title="Compare", icon=":material/compare_arrows:"),
             st.Page("routes/trust.py", title="Trust", icon=":material/verified:"),
+            st.Page("routes/audit.py", title="Audit", icon=":material/fact_check:"),
         ],
         "Make": [
             st.Page("routes/train.py", title="Train", icon=":material/model_training:"),

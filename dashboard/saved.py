@@ -129,6 +129,8 @@ def _result(kind: str, found: Any) -> str:
         return f"{whole_percent(float(match))} exactly right"
     if kind == "evaluate":
         return f"{label_of(best)} first" if isinstance(best, str) and best else "no method can be trusted"
+    if kind == "audit" and isinstance(found.get("verdict"), str) and isinstance(count, int):
+        return f"{found['verdict']}, {plural(count, 'output')}"
     if kind in ("report", "attribution") and isinstance(count, int):
         methods = found.get("methods")
         used = f", {plural(len(methods), 'method')}" if isinstance(methods, list) else ""

@@ -65,6 +65,9 @@ class View:
         changed: what two outputs differ in: the `source`, the `model`, a `head`, or whole `models`.
         rival: the other model, by its name in the catalogue.
         silenced: the place that is silenced, as `explain.analysis.site_named` reads it.
+        finding: number of the audited output that is looked at; -1 is the most suspicious one.
+        detector: whose flagged outputs are listed; empty for all, `unreviewed` for those without a verdict.
+        shade: the detector whose scores colour its tokens; empty for how many point at them.
     """
 
     model: str = ""
@@ -106,6 +109,9 @@ class View:
     changed: str = "source"
     rival: str = ""
     silenced: str = ""
+    finding: int = -1
+    detector: str = ""
+    shade: str = ""
 
 
 _DEFAULT = View()
@@ -122,7 +128,7 @@ def parse(parameters: Mapping[str, str]) -> View:
         if isinstance(default, bool):
             found[field.name] = text == "1"
         elif isinstance(default, int):
-            if text.lstrip("-").isascii() and text.lstrip("-").isdigit() and len(text) < 8:
+            if text.lstrip("-").isascii() and text.lstrip("-").isdigit() and len(text) < 12:
                 found[field.name] = int(text)
         else:
             found[field.name] = text

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 import streamlit as st
 
-from dashboard import evaluations, frame, jobs, saved, state
+from dashboard import audits, evaluations, frame, jobs, saved, state
 from dashboard.catalogue import Place, choices, current_place
 from dashboard.components.sheet import sheet
 from dashboard.components.shelf import Row, shelf
@@ -30,7 +30,11 @@ _SIGNS = {"queued": "…", "running": "▶", "paused": "Ⅱ", "stopped": "■", 
 _TAUGHT = (
     (":material/model_training:", "Trainings", "Each is a model that every other page can open."),
     (":material/verified:", "Evaluations", "Which methods to believe on a model, with the evidence."),
-    (":material/description:", "Reports", "Maps and reasons for many outputs, as one page to hand in."),
+    (
+        ":material/description:",
+        "Audits and reports",
+        "Maps and reasons for many outputs, as one page to hand in.",
+    ),
 )
 
 
@@ -180,6 +184,11 @@ def _open(place: Place, item: Saved) -> None:
         if st.button("Open in Trust", icon=":material/verified:", type="primary", key="saved_trust"):
             state.change(model=item.model, card="")
             st.switch_page("routes/trust.py")
+    elif item.kind == audits.KIND:
+        if st.button("Open in Audit", icon=":material/fact_check:", type="primary", key="saved_audit"):
+            same = state.current().run == item.name
+            state.change(run=item.name, **({} if same else {"finding": -1, "detector": "", "shade": ""}))
+            st.switch_page("routes/audit.py")
 
 
 def _at_work(item: Saved) -> None:

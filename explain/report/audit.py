@@ -39,6 +39,8 @@ MARKS = {
     "uncalibrated": ("missing", DASH, "uncalibrated: no verdict"),
 }
 CHECKS = {True: ("passed", "✓"), False: ("failed", "✗"), None: ("open", "?")}
+MOST_FLAGS = 4
+"""Detectors that are named for a part of the data."""
 MOST_CHECKS = 8
 """Conditions that did not pass and are shown at once."""
 # What reviewers agree on to CSS class, sign and word.
@@ -226,7 +228,7 @@ def audit_page(
         checks=checks[:MOST_CHECKS],
         more_checks=checks[MOST_CHECKS:],
         passed=[check for check in conditions(audit) if check[0] == "passed"],
-        swaps=_swaps(audit),
+        swaps=swap_rows(audit),
         slices=slice_rows(audit),
         combination=_combination(audit),
         refused=audit.refused,
@@ -389,6 +391,9 @@ def slice_rows(audit: Audit) -> list[tuple[str, str, str]]:
             for name, count in flags
             if count and part.outputs
         ]
+        texts = (
+            [*texts[:MOST_FLAGS], f"{len(texts) - MOST_FLAGS} more"] if len(texts) > MOST_FLAGS + 1 else texts
+        )
         rows.append(
             (f"{part.slice}: {shown(part.value) or DASH}", f"{part.outputs:,}", "; ".join(texts) or "none")
         )
@@ -497,8 +502,8 @@ def _pieces(text: str, tokens: Sequence[str], flagged: Mapping[int, Sequence[str
     return tuple(found)
 
 
-def why(flag: Flag) -> str:
-    """Why an output is suspicious to one detector, in a sentence or two."""
+def why(flag: Flag, *, sees: bool = True) -> str:
+    """Why an output is suspicious to one detector, in a sentence; with `sees`, what the detector is for."""
     from explain.audit import DETECTORS
 
     row = DETECTORS[flag.detector]
@@ -509,10 +514,8 @@ def why(flag: Flag) -> str:
     ]
     words = f" ({', '.join(shown(word) for word in flag.words)})" if flag.words else ""
     unit = f" {row.units}" if row.units else ""
-    return (
-        f"{row.title}: {_score(flag.score)}{unit}{words}; clean outputs have {' and '.join(sides)}. "
-        f"It sees {row.sees}."
-    )
+    said = f"{row.title}: {_score(flag.score)}{unit}{words}; clean outputs have {' and '.join(sides)}."
+    return f"{said} It sees {row.sees}." if sees else said
 
 
 def how_sure(audit: Audit, flags: Sequence[Flag]) -> str:
@@ -593,7 +596,8 @@ def review_sentences(found: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def _swaps(audit: Audit) -> list[tuple[str, ...]]:
+def swap_rows(audit: Audit) -> list[tuple[str, ...]]:
+    """Every fact that was swapped: its name, swaps, made wrong, ignored, moved, corrected p."""
     slots = audit.tests.get("swaps", {}).get("slots", {})
     return [
         (
