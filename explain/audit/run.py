@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,13 +20,16 @@ from explain.attribution import Cancelled
 from explain.audit import detectors as room
 from explain.audit.calibrate import words_digest
 from explain.audit.calibration import Calibration, Rule, load_calibration, share
-from explain.audit.columns import read_columns
 from explain.audit.combine import combine
-from explain.audit.detectors import INERT, Context
-from explain.audit.measuring import Row, measure
+from explain.audit.detectors import Context
+from explain.audit.engine import Work, measure_missing, require_engine
+from explain.audit.inputs import FILE as INPUTS
+from explain.audit.inputs import GROUP, Inputs, Texts, write_inputs
+from explain.audit.measuring import Row
 from explain.audit.model_tests import run_tests
 from explain.audit.policy import Policy, policy_of, read_policy
 from explain.audit.result import (
+    FILE,
     FINDINGS,
     OUTPUTS,
     Audit,
@@ -33,16 +40,15 @@ from explain.audit.result import (
     Spread,
     Suspect,
 )
-from explain.audit.shards import SIZE, Shards
+from explain.audit.shards import FOLDER, SIZE, Shards
 from explain.audit.verdict import checks_of, verdict_of
-from explain.errors import EmptyTextError, InputError
+from explain.errors import InputError
 from explain.evaluation.run import Data, read_data
 from explain.files import digest_json, replacing
 from explain.model import Seq2Seq
 from explain.model.recording import TemporaryFolder
 from explain.training import data as texts
 from explain.training import tasks
-from explain.training.data import Pair, read_table
 from explain.training.tasks import Task
 
 OF_TASK = 1_000
@@ -86,6 +92,8 @@ def audit(
     source_column: str = "source",
     target_column: str = "target",
     name: str | None = None,
+    engine: str = "local",
+    ray_address: str | None = None,
     progress: Callable[[int, int], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> Audit:
@@ -109,15 +117,19 @@ def audit(
         source_column: of a data file.
         target_column: of a data file.
         name: what the data are called, where they are not a task or a file.
+        engine: `local`, or `ray`: the shards are measured by Ray's workers, with the same result.
+        ray_address: of a Ray cluster that runs already; by default `RAY_ADDRESS`, else one on this machine.
         progress: called with (done, all) after every shard.
         should_stop: asked between passes; True ends the work with `Cancelled`.
 
     Raises:
-        UnknownNameError: no such task or detector.
-        InputError: data, policy or calibration that cannot be used; a calibration of another model.
+        UnknownNameError: no such task, detector or engine.
+        InputError: data, policy or calibration that cannot be used; a calibration of another model; Ray is
+            not installed.
         RunError: the folder holds shards of something else.
         Cancelled: `should_stop` said so.
     """
+    require_engine(engine)
     policy = _policy(policy)
     if calibration is not None and not isinstance(calibration, Calibration):
         calibration = load_calibration(calibration, model.digest)
@@ -126,9 +138,7 @@ def audit(
         if generate is None:
             generate = calibration.settings["generate"]
     controls = dict(generate or {})
-    title, task, pairs, columns = _read(data, policy, examples, seed, name, source_column, target_column)
-    if forced and not all(pair.target for pair in pairs):
-        raise InputError("the outputs of the data are to be audited: they need one for every source")
+    title, task, rows = _read(data, policy, examples, seed, name, source_column, target_column)
     context = Context(None if calibration is None else calibration.references, words)
     names = _names(policy, calibration, context)
     rules = _rules(policy, calibration, names)
@@ -139,16 +149,8 @@ def audit(
         if should_stop is not None and should_stop():
             raise Cancelled("stopped as asked")
 
-    def measured(numbers: range) -> list[Row]:
-        check()
-        part = pairs[numbers.start : numbers.stop]
-        return measure(
-            model, part, names, context, first=numbers.start, forced=forced, controls=controls, check=check
-        )
-
     plan = {
         "model_digest": model.digest,
-        "data_digest": texts.digest(pairs),
         "detectors": list(names),
         "references": None if context.references is None else digest_json(context.references.to_dict()),
         "training_words": words_digest(words),
@@ -156,10 +158,14 @@ def audit(
         "forced": forced,
         "shard_size": SIZE,
     }
-    shards = Shards(where, names, plan, len(pairs))
-    shards.measure_missing(measured, progress or (lambda done, total: None))
+    rows = _with_outputs(rows) if forced else rows
+    shards, digest = _begin(where, names, plan, rows, policy.columns)
+    pairs = shards.inputs()
+    work = Work(names, context, forced, controls)
+    tell = progress or (lambda done, total: None)
+    measure_missing(engine, model, shards, work, progress=tell, check=check, address=ray_address)
     count = _Count(policy, rules, calibration, names)
-    _write_tables(where, shards, columns, count)
+    _write_tables(where, shards, pairs, count, check)
     tests = run_tests(model, policy, task, pairs, controls, seed=seed, check=check)
     checks = checks_of(
         policy, rules, count.flagged, count.parts(), count.outputs, count.refused, tests
@@ -191,7 +197,7 @@ def audit(
         model=model.name,
         data=title,
         model_digest=model.digest,
-        data_digest=plan["data_digest"],
+        data_digest=digest,
         folder=where,
         keeper=keeper,
     )
@@ -242,21 +248,47 @@ def _read(
     name: str | None,
     source_column: str,
     target_column: str,
-) -> tuple[str, Task | None, list[Pair], list[dict[str, str]]]:
-    """What the data are called, the task if they are one, every row of them, and the columns of slices."""
+) -> tuple[str, Task | None, Iterator[Texts]]:
+    """What the data are called, the task if they are one, and every row with the columns of slices."""
     is_task = isinstance(data, Task) or (isinstance(data, str) and data in tasks.names())
     is_file = isinstance(data, (str, os.PathLike)) and not is_task
     if policy.columns and not is_file:
         raise InputError(f"the policy slices by the column {policy.columns[0]!r}, which only a file can have")
     if is_file:
-        pairs = read_table(data, source_column, target_column, need_target=False)  # pyright: ignore
-        columns = read_columns(data, policy.columns, len(pairs))  # pyright: ignore
-        return name or Path(data).name, None, pairs[:examples], columns[:examples]  # pyright: ignore
-    most = examples if examples is not None else OF_TASK if is_task else 10**9
+        path = cast("str | os.PathLike[str]", data)
+        rows = texts.iter_table(path, source_column, target_column, False, policy.columns)
+        return name or Path(path).name, None, islice(rows, examples)
+    most = examples if examples is not None else OF_TASK if is_task else sys.maxsize
     title, task, pairs = read_data(data, most, seed, name=name, whole=True)
-    if not pairs:
-        raise EmptyTextError("there is nothing to audit: the data have no rows")
-    return title, task, pairs, [{} for _ in pairs]
+    return title, task, ((pair, {}) for pair in pairs)
+
+
+def _with_outputs(rows: Iterable[Texts]) -> Iterator[Texts]:
+    """The rows, each of which must have an output."""
+    for row in rows:
+        if not row[0].target:
+            raise InputError("the outputs of the data are to be audited: they need one for every source")
+        yield row
+
+
+def _begin(
+    folder: Path,
+    names: Sequence[str],
+    plan: Mapping[str, Any],
+    rows: Iterable[Texts],
+    columns: Sequence[str],
+) -> tuple[Shards, str]:
+    """The shards of an audit, new or as an interrupted run left them, with their texts, and those' digest."""
+    with replacing(folder / FOLDER / INPUTS) as temporary:
+        digest = write_inputs(temporary, rows, columns)
+        shards = Shards(folder, names, len(Inputs(temporary)))
+        shards.begin({"data_digest": digest, **plan})
+    # What a killed process was writing.
+    left = [*shards.folder.glob(".*")]
+    left += [path for name in (OUTPUTS, FINDINGS, FILE) for path in folder.glob(f".{name}.*")]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return shards, digest
 
 
 def _names(policy: Policy, calibration: Calibration | None, context: Context) -> tuple[str, ...]:
@@ -306,12 +338,16 @@ def flags_of(row: Row, rules: Sequence[Rule], calibration: Calibration) -> tuple
         bounds = rule.bounds_at(row.length)
         if score is None or not bounds.outside(score.value):
             continue
-        level = room.get(rule.detector).level
+        detector = room.get(rule.detector)
+        level = detector.level
         places: tuple[int, ...] = ()
-        if level == "token":
-            places = tuple(i for i, value in enumerate(score.tokens) if bounds.outside(value))
-        elif level == "source":
-            places = tuple(i for i, value in enumerate(score.tokens) if value < INERT)
+        if level != "output":
+            below = detector.marked
+            places = tuple(
+                i
+                for i, value in enumerate(score.tokens)
+                if (bounds.outside(value) if below is None else value < below)
+            )
         found.append(
             Flag(
                 detector=rule.detector,
@@ -339,7 +375,9 @@ class _Count:
         self._spreads = {name: Spread() for name in names}
         self._parts: dict[tuple[str, str], tuple[int, dict[str, int]]] = {}
         self._suspects: list[tuple[tuple[float, ...], Row, tuple[Flag, ...]]] = []
-        self._labelled: list[tuple[dict[str, float], str, bool]] = []
+        # Of each labelled output its scores, the number of its source, and whether it is wrong.
+        self._labelled = array("d"), array("l"), array("b")
+        self._sources: dict[bytes, int] = {}
 
     def add(self, row: Row, columns: Mapping[str, str]) -> tuple[Flag, ...]:
         """Count one output in; its flags."""
@@ -362,9 +400,11 @@ class _Count:
                 own[flag.detector] += 1
             self._parts[key] = outputs + 1, own
         self._suspect(row, flags)
-        if row.expected and len(self._labelled) < _LABELLED:
-            values = {name: score.value for name, score in row.scores.items()}
-            self._labelled.append((values, row.source, row.output != row.expected))
+        if row.expected and len(self._labelled[1]) < _LABELLED:
+            scores, groups, wrong = self._labelled
+            scores.extend(row.scores[name].value for name in self.names)
+            groups.append(self._sources.setdefault(_short(row.source), len(self._sources)))
+            wrong.append(row.output != row.expected)
         return flags
 
     def _suspect(self, row: Row, flags: tuple[Flag, ...]) -> None:
@@ -419,17 +459,24 @@ class _Count:
 
     def combination(self) -> dict[str, Any] | None:
         """How well detectors tell wrong outputs apart, where the data say which are right."""
-        if not self._labelled:
+        scores, groups, wrong = self._labelled
+        if not wrong:
             return None
-        values, sources, wrong = zip(*self._labelled, strict=True)
-        return combine({name: [row[name] for row in values] for name in self.names}, wrong, sources)
+        columns = {name: scores[place :: len(self.names)] for place, name in enumerate(self.names)}
+        return combine(columns, [bool(each) for each in wrong], groups)
+
+
+def _short(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:16]
 
 
 # ---- tables ----------------------------------------------------------------------------------------------
 
 
-def _write_tables(folder: Path, shards: Shards, columns: Sequence[Mapping[str, str]], count: _Count) -> None:
-    """Merge the shards into the two final tables, one shard in memory at a time."""
+def _write_tables(
+    folder: Path, shards: Shards, inputs: Inputs, count: _Count, check: Callable[[], None]
+) -> None:
+    """Merge the shards into the two final tables, one group of shards in memory at a time."""
     outputs = pa.schema(
         [
             ("number", pa.int64()),
@@ -443,17 +490,50 @@ def _write_tables(folder: Path, shards: Shards, columns: Sequence[Mapping[str, s
         ]
     )
     with replacing(folder / OUTPUTS) as one, replacing(folder / FINDINGS) as other:
-        with pq.ParquetWriter(one, outputs) as every, pq.ParquetWriter(other, FINDING_COLUMNS) as flagged:
-            for rows in shards:
+        with _Table(one, outputs) as every, _Table(other, FINDING_COLUMNS) as flagged:
+            for index, rows in enumerate(shards):
+                check()
                 lines, found = [], []
-                for row in rows:
-                    own = columns[row.number]
+                own_columns = inputs.rows(shards.part(index))
+                for row, (_, own) in zip(rows, own_columns, strict=True):
                     flags = count.add(row, own)
                     lines.append(_line(row, flags))
                     slices = {p.name: p.value(own, row.length) for p in count.policy.slices}
                     found += [each for flag in flags for each in _findings(row, flag, slices)]
-                every.write_table(pa.Table.from_pylist(lines, schema=outputs))
-                flagged.write_table(pa.Table.from_pylist(found, schema=FINDING_COLUMNS))
+                every.add(lines)
+                flagged.add(found)
+
+
+class _Table:
+    """A Parquet file that is written in large row groups: each costs memory as long as the file is open."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._writer, self._schema = pq.ParquetWriter(path, schema), schema
+        self._waiting: list[pa.Table] = []
+        self._rows = 0
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows."""
+        if not rows:
+            return
+        self._waiting.append(pa.Table.from_pylist(list(rows), schema=self._schema))
+        self._rows += len(rows)
+        if self._rows >= GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write_table(
+            pa.concat_tables(self._waiting).combine_chunks(), row_group_size=self._rows or 1
+        )
+        self._waiting, self._rows = [], 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        if kind is None and self._rows:
+            self._flush()
+        self._writer.close()
 
 
 def _line(row: Row, flags: Sequence[Flag]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 ```
 shards/plan.json       what the scores depend on; another plan's shards are refused
+shards/inputs.parquet  the texts of all of them
 shards/000000.parquet  64 outputs with the scores of every detector
 ```
 
@@ -11,7 +12,7 @@ does not grow with the number of outputs, and the same shards give the same byte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import pyarrow.parquet as pq
 
 from explain.audit import detectors as room
 from explain.audit.detectors import Score
+from explain.audit.inputs import FILE as INPUTS
+from explain.audit.inputs import Inputs
 from explain.audit.measuring import Row
 from explain.errors import FileError, RunError
 from explain.files import read_json, replacing, write_json
@@ -104,32 +107,47 @@ class Shards:
     Args:
         folder: the audit's folder.
         names: detectors.
-        plan: everything that the scores depend on.
         examples: outputs in all.
-
-    Raises:
-        RunError: the folder has shards of another plan.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], plan: Mapping[str, Any], examples: int) -> None:
+    def __init__(self, folder: Path, names: Sequence[str], examples: int) -> None:
         self.folder = folder / FOLDER
         self.names = tuple(names)
         self.examples = examples
+
+    def begin(self, plan: Mapping[str, Any]) -> None:
+        """Begin, or go on with what is there.
+
+        Args:
+            plan: everything that the scores depend on.
+
+        Raises:
+            RunError: the folder has shards of another plan.
+        """
         path = self.folder / PLAN
         wanted = {"schema": "explain/audit-plan@1", **plan}
-        if path.is_file():
+        if self.begun():
             there = read_json(path, "audit-plan")
             different = [key for key in wanted if there.get(key) != wanted[key]]
             if different:
                 raise RunError(
-                    f"{folder} was begun with another {different[0].replace('_', ' ')}; give the same again "
-                    "to resume it, or name another folder"
+                    f"{self.folder.parent} was begun with another {different[0].replace('_', ' ')}; give the "
+                    "same again to resume it, or name another folder"
                 )
         else:
             write_json(path, wanted)
-        # What a killed process was writing.
-        for left in self.folder.glob(".*.parquet"):
-            left.unlink(missing_ok=True)
+
+    def begun(self) -> bool:
+        """Whether there is a plan."""
+        return (self.folder / PLAN).is_file()
+
+    def inputs(self) -> Inputs:
+        """The texts.
+
+        Raises:
+            FileError: they are not there.
+        """
+        return Inputs(self.folder / INPUTS)
 
     def __len__(self) -> int:
         return -(-self.examples // SIZE)
@@ -144,9 +162,10 @@ class Shards:
 
     def missing(self) -> list[int]:
         """The shards that are not there, or not whole."""
-        return [index for index in range(len(self)) if not self._whole(index)]
+        return [index for index in range(len(self)) if not self.whole(index)]
 
-    def _whole(self, index: int) -> bool:
+    def whole(self, index: int) -> bool:
+        """Whether a shard is there in full."""
         try:
             return pq.read_metadata(self.path(index)).num_rows == len(self.part(index))
         except (OSError, pa.ArrowException):
@@ -155,18 +174,6 @@ class Shards:
     def write(self, index: int, rows: Sequence[Row]) -> None:
         """Write the rows of a shard."""
         write_table(self.path(index), to_table(rows, self.names))
-
-    def measure_missing(
-        self, measure: Callable[[range], Sequence[Row]], progress: Callable[[int, int], None]
-    ) -> None:
-        """Measure and write every shard that is missing; `measure` gives the rows of some numbers."""
-        missing = self.missing()
-        done = self.examples - sum(len(self.part(index)) for index in missing)
-        progress(done, self.examples)
-        for index in missing:
-            self.write(index, measure(self.part(index)))
-            done += len(self.part(index))
-            progress(done, self.examples)
 
     def __iter__(self) -> Iterator[list[Row]]:
         """The rows of every shard, in order.

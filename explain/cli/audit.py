@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from explain.cli.common import (
     reading,
 )
 from explain.errors import InputError, RunError
+from explain.files import command_line
 from explain.terminal import say
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ Training = Annotated[
     Path | None, typer.Option(help="The training data, for words that were never seen in training.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Of every random choice.")]
+_WHERE = ("--engine", "--ray-address")
 Reviews = Annotated[
     list[Path] | None,
     typer.Option(
@@ -140,7 +143,10 @@ def audit(
     forced: Forced = False,
     training: Training = None,
     reviews: Reviews = None,
-    engine: Annotated[str, typer.Option(help="local or ray.")] = "local",
+    engine: Annotated[str, typer.Option(help="local, or ray: the same result from Ray's workers.")] = "local",
+    ray_address: Annotated[
+        str | None, typer.Option(help="A Ray cluster that runs already; default: RAY_ADDRESS, or one here.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the interrupted audit in --out.")
     ] = False,
@@ -159,12 +165,13 @@ def audit(
     from explain.attribution import Cancelled
     from explain.audit import FILE, load_calibration, read_policy
     from explain.audit import audit as measure
+    from explain.audit.engine import require_engine
     from explain.audit.maps import explain_suspects, save_maps
     from explain.audit.reviews import keep, load_reviews
     from explain.report.audit import write_audit
     from explain.runs import JobStopped
 
-    _require_engine(engine)
+    require_engine(engine)
     subject = _subject(task, data, source_column, target_column, need_target=forced)
     rules = None if policy is None else read_policy(policy)
     words = _words(training, source_column, target_column)
@@ -224,6 +231,8 @@ def audit(
                 source_column=source_column,
                 target_column=target_column,
                 name=None if data is None else data.name,
+                engine=engine,
+                ray_address=ray_address,
                 progress=tell,
                 should_stop=lambda: not run.wait_while_paused(),
             )
@@ -375,14 +384,15 @@ def _subject(
 ) -> Any:
     """The task's name, or the data file, which is read once to refuse a wrong one early."""
     from explain.training import tasks as room
-    from explain.training.data import read_table
+    from explain.training.data import iter_table
 
     if (task is None) == (data is None):
         raise InputError("give either --task NAME or --data FILE")
     if task is not None:
         return room.get(task).name
     assert data is not None
-    read_table(data, source_column, target_column, need_target=need_target)
+    for _ in iter_table(data, source_column, target_column, need_target=need_target):
+        pass
     return data
 
 
@@ -411,10 +421,16 @@ def _words(training: Path | None, source_column: str, target_column: str) -> fro
     return frozenset(word for pair in pairs for text in (pair.source, pair.target) for word in words_of(text))
 
 
-def _require_engine(engine: str) -> None:
-    """Refuse engines that are not there."""
-    if engine != "local":
-        raise InputError(f"there is no engine {engine!r}; use --engine local")
+def _command() -> str:
+    """This command line without what only says where the work is done: the result is the same."""
+    words, kept = shlex.split(command_line()), []
+    while words:
+        word = words.pop(0)
+        if word in _WHERE:
+            del words[:1]
+        elif word.partition("=")[0] not in _WHERE:
+            kept.append(word)
+    return shlex.join(kept)
 
 
 def _run(out: Path, resume: bool, title: str, config: dict[str, Any], seed: int) -> Run:
@@ -422,7 +438,7 @@ def _run(out: Path, resume: bool, title: str, config: dict[str, Any], seed: int)
     from explain.runs import Run
 
     if not resume:
-        return Run.create(out, kind="audit", title=title, config=config, seed=seed)
+        return Run.create(out, kind="audit", command=_command(), title=title, config=config, seed=seed)
     run = Run.open(out)
     if run.manifest.get("kind") != "audit":
         raise RunError(f"{out} holds a {run.manifest.get('kind')} run, which cannot go on as an audit")
