@@ -310,7 +310,7 @@ def overhead(steps: int) -> dict[str, Any]:
             job = _Job(config, run, None, None, None, None, {})
             model: Any = copy.deepcopy(job.data.model)
             recipe = job.data.recipe
-            batches = job._batches(0)
+            batches = copy.deepcopy(job.batches)
             optimizer = build_optimizer(recipe, model)
             schedule = build_schedule(recipe, optimizer, steps)
 

@@ -214,11 +214,11 @@ def further(init, folder, **changes):
 def alike(ours, theirs):
     """Whether two models' weights are the same, up to the rounding of sums.
 
-    Biases of keys are left out: softmax takes no notice of them, so that all their gradient is rounding, which
+    Biases of keys are left out: softmax does not notice them, so that their gradient is rounding alone, which
     Adam makes as large as any other.
     """
     names = [name for name in theirs if not name.endswith("k_proj.bias")]
-    return all(torch.allclose(ours[name], theirs[name], atol=5e-5) for name in names)
+    return all(torch.allclose(ours[name], theirs[name], atol=1e-3) for name in names)
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +229,10 @@ def plain(init, tmp_path_factory):
 
 @pytest.mark.parametrize("way", [{"accumulate": 3}, {"gradient_checkpointing": True}, {"accumulate": 20}])
 def test_a_step_in_parts_or_with_less_memory_is_the_same_step(plain, init, tmp_path, way):
-    _, weights = further(init, tmp_path / "other", **way)
+    run, weights = further(init, tmp_path / "other", **way)
+    (one, *_), (other, *_) = ([r for r in r.progress() if r["kind"] == "step"] for r in (run, plain[0]))
+    assert one["loss"] == pytest.approx(other["loss"], rel=1e-5)
+    assert one["grad_norm"] == pytest.approx(other["grad_norm"], rel=1e-4)
     assert alike(weights, plain[1])
 
 
@@ -318,7 +321,7 @@ def test_a_model_found_best_just_before_a_kill_is_kept_by_the_next_process(
         patch.setattr("explain.training.train._Job.keep_best", gone)
         with pytest.raises(OSError, match="between"):
             train(options, run)
-    assert "best" not in run.manifest or run.manifest["best"] is None
+    assert run.manifest.get("best") is None
     resumed = dataclasses.replace(options, resume=True)
     train(resumed, open_run(resumed, run.path), lambda one: run.request("stop") if one["step"] == 9 else None)
     assert run.manifest["best"]["step"] == 8
