@@ -29,7 +29,7 @@ def suspicion(scores: np.ndarray, name: str) -> np.ndarray:
 
 
 def combine(
-    scores: Mapping[str, Sequence[float]], wrong: Sequence[bool], groups: Sequence[str]
+    scores: Mapping[str, Sequence[float]], wrong: Sequence[bool], groups: Sequence[str] | Sequence[int]
 ) -> dict[str, Any] | None:
     """Logistic regression over detectors, judged by cross-validation that never divides a group.
 
