@@ -18,16 +18,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import multiprocessing
 import os
 import platform
 import random
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
+from multiprocessing.process import BaseProcess as Process
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +52,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=["kills", "overhead", "child"])
     parser.add_argument("run", nargs="?", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("options", nargs="?", help=argparse.SUPPRESS)
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--steps", type=int, help="of each run; 1,500 for kills, 200 else")
     parser.add_argument("--seed", type=int, default=0, help="decides the moments")
+    parser.add_argument("--fresh", action="store_true", help="a new Python for each process, not a fork")
     given = parser.parse_args()
     if given.what == "child":
-        child(given.run, json.loads(sys.stdin.read()))
+        child(given.run, json.loads(given.options))
         return
     if given.what == "kills":
-        found = kills(given.kills, given.steps or 1500, given.seed)
+        found = kills(given.kills, given.steps or 1500, given.seed, given.fresh)
     else:
         found = overhead(given.steps or 200)
     machine = {"processor": platform.machine(), "cpus": os.cpu_count(), "python": platform.python_version()}
@@ -101,19 +104,26 @@ def child(folder: Path, options: dict[str, Any]) -> None:
     train(config, open_run(config, folder), watch=Trail())
 
 
-def start(folder: Path, options: dict[str, Any]) -> subprocess.Popen[bytes]:
-    """A process that works in the run folder."""
-    with (folder.parent / f"{folder.name}.txt").open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, __file__, "child", str(folder)], stdin=subprocess.PIPE, stdout=log, stderr=log
-        )
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(options).encode())
-    process.stdin.close()
+def start(folder: Path, options: dict[str, Any], fresh: bool) -> Process:
+    """A process that works in the run folder: a fork of this one, which has torch loaded, or a new Python."""
+    import explain.training.train  # noqa: F401  (loaded once, for all forks)
+
+    process = multiprocessing.get_context("fork").Process(target=begin, args=(folder, options, fresh))
+    process.start()
     return process
 
 
-def kills(count: int, steps: int, seed: int) -> dict[str, Any]:
+def begin(folder: Path, options: dict[str, Any], fresh: bool) -> None:
+    """The forked process: what it says goes to a file beside the run."""
+    with (folder.parent / f"{folder.name}.txt").open("ab") as log:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(log.fileno(), stream.fileno())
+    if fresh:
+        os.execv(sys.executable, [sys.executable, __file__, "child", str(folder), json.dumps(options)])
+    child(folder, options)
+
+
+def kills(count: int, steps: int, seed: int, fresh: bool) -> dict[str, Any]:
     """Kill `count` times; as many runs as that takes, each compared with the undisturbed one."""
     moments = random.Random(seed)
     seen: Counter[str] = Counter()
@@ -129,7 +139,9 @@ def kills(count: int, steps: int, seed: int) -> dict[str, Any]:
         }
         whole = place / "whole"
         began = time.monotonic()
-        if start(whole, options).wait():
+        first = start(whole, options, fresh)
+        first.join()
+        if first.exitcode:
             raise SystemExit((place / "whole.txt").read_text())
         lasted = time.monotonic() - began
         print(f"the undisturbed run: {lasted:.0f} s, {len(trail(whole))} digests", flush=True)
@@ -138,7 +150,7 @@ def kills(count: int, steps: int, seed: int) -> dict[str, Any]:
             runs += 1
             run = place / f"run-{runs}"
             while True:
-                ended = live(run, options, moments, seen, killing=seen["kills"] < count)
+                ended = live(run, options, moments, seen, fresh=fresh, killing=seen["kills"] < count)
                 if ended:
                     break
                 print(f"kill {seen['kills']}: {position(run)}", flush=True)
@@ -158,29 +170,35 @@ def kills(count: int, steps: int, seed: int) -> dict[str, Any]:
 
 
 def live(
-    run: Path, options: dict[str, Any], moments: random.Random, seen: Counter[str], *, killing: bool
+    run: Path,
+    options: dict[str, Any],
+    moments: random.Random,
+    seen: Counter[str],
+    *,
+    fresh: bool,
+    killing: bool,
 ) -> bool:
     """One process's life; True when the run is done, False when it was killed."""
-    process = start(run, options)
+    process = start(run, options, fresh)
     kind = moments.choices(["at work", "while it writes", "while it starts"], [5, 3, 1])[0]
-    wait = moments.uniform(0, 6) if kind == "at work" else moments.uniform(0, 4)
+    wait = moments.uniform(0, 5)
     target = None
     before = (run / "progress.jsonl").stat().st_size if (run / "progress.jsonl").exists() else 0
-    while process.poll() is None:
+    while process.exitcode is None:
         complete(run, seen)
         now = time.monotonic()
         if target is None and (kind == "while it starts" or grown(run, before)):
             target = now + wait
         if killing and target is not None and now >= target and (kind != "while it writes" or writing(run)):
             process.kill()
-            process.wait()
+            process.join()
             seen["kills"] += 1
             seen[f"killed {kind}"] += 1
             seen["left a torn folder aside"] += writing(run)
             complete(run, seen, read=True)
             return False
         time.sleep(0.002)
-    if process.returncode:
+    if process.exitcode:
         raise SystemExit(f"a process failed:\n{(run.parent / f'{run.name}.txt').read_text()[-3000:]}")
     return True
 
