@@ -9,16 +9,14 @@ from typing import Any
 
 from explain.analysis.heads import Head, HeadStatistics, RoleRules, head_roles
 from explain.errors import InputError
-from explain.story.look import Look
+from explain.story.look import Look, SwapRow
 
 KINDS = ("alignment_head", "maps_right", "maps_faithful", "shortcut", "exact_match")
 
 
 @dataclass(frozen=True, slots=True)
 class StoryRules:
-    """From which figure on something counts as having happened; each is a share, 0 to 1.
-
-    It must hold at that look and at every later one.
+    """From which figure on something counts as having happened: at that look and at every later one.
 
     Attributes:
         alignment: of the way from chance to always right, a head's alignment has come this far
@@ -26,15 +24,20 @@ class StoryRules:
         precision: of the way from chance to always right, the maps' precision at 1 has come this far.
         advantage: the lower bound of how much more the probability falls when what the maps rank first is
             hidden than when random tokens are.
+        effect: nats; a cue decides when it takes (or gives) this much of the right output's log-probability
+            (log 2 halves it) and has `share` of the attribution, or when it flips the output.
+        share: so many times chance, of the attribution at the tokens that the cue might decide.
         flipped: of the probes that have a cue, those where swapping it changes what the model is more likely
-            than not to write. At least `fewest` probes must have the cue.
-        fewest: probes.
+            than not to write.
+        fewest: probes that must have a cue before it is named.
         exact_match: of the held-out probes, written exactly.
     """
 
     alignment: float = 0.5
     precision: float = 0.5
     advantage: float = 0.05
+    effect: float = math.log(2)
+    share: float = 2.0
     flipped: float = 0.5
     exact_match: float = 0.5
     fewest: int = 4
@@ -42,7 +45,10 @@ class StoryRules:
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
-            if each.name != "fewest" and not 0 <= value <= 1:
+            if each.name in ("effect", "share"):
+                if not 0 <= value < math.inf:
+                    raise InputError(f"the rule {each.name} is {value}; it must be at least 0")
+            elif each.name != "fewest" and not 0 <= value <= 1:
                 raise InputError(f"the rule {each.name} is {value}; it must be between 0 and 1")
         if self.fewest < 1:
             raise InputError(f"the rule fewest is {self.fewest}; it must be at least 1")
@@ -235,7 +241,7 @@ def _shortcuts(looks: Sequence[Look], rules: StoryRules) -> list[Finding]:
             continue
 
         rows = [one.swap(cue) for one in looks]
-        index = _since([row is not None and row.flipped >= rules.flipped for row in rows])
+        index = _since([row is not None and _decides(row, rules) for row in rows])
         row = None if index is None else rows[index]
         if index is None or row is None:
             continue
@@ -253,20 +259,28 @@ def _shortcuts(looks: Sequence[Look], rules: StoryRules) -> list[Finding]:
         }
         share = ""
         if not math.isnan(row.share):
-            share = f", and it has {row.share:.0%} of the attribution there (chance {row.chance:.0%})"
+            share = f"It has {row.share:.0%} of the attribution there (chance {row.chance:.0%}). "
+        takes = "takes" if row.effect >= 0 else "gives"
         found.append(
             Finding(
                 "shortcut",
                 cue,
                 look.step,
                 _before(looks, index),
-                f"“{cue}” decides {_when(looks, index)}: swapping it, which should change nothing, changes "
-                f"what the model is sure of in {row.flipped:.0%} of {row.probes} probes{share}. At that "
-                f"step {look.exact_match:.0%} of the held-out probes are exact.",
+                f"“{cue}” decides {_when(looks, index)}: it {takes} the right output {abs(row.effect):.1f} "
+                f"nats of log-probability, against the same source with it swapped ({row.probes} "
+                "probes). "
+                f"{share}Swapping it flips {row.flipped:.0%} of them, {last.flipped:.0%} at the end. At "
+                f"that step {look.exact_match:.0%} of the held-out probes are exact.",
                 evidence,
             )
         )
     return found
+
+
+def _decides(row: SwapRow, rules: StoryRules) -> bool:
+    leans = abs(row.effect) >= rules.effect and row.share >= rules.share * row.chance
+    return leans or row.flipped >= rules.flipped
 
 
 def _exact(looks: Sequence[Look], rules: StoryRules) -> list[Finding]:

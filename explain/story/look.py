@@ -101,7 +101,9 @@ class SwapRow:
         share: Σ|score| of the cue's tokens over that of all source tokens, at the decided tokens; nan where
             no source carries the cue.
         chance: the cue's share of the source tokens: `share` of a map that favours nothing.
-        effect: mean over probes of the largest |change| of a decided token's log-probability, nats.
+        effect: what the cue takes from the right output: log-probability of its decided tokens with the cue
+            swapped, less that with the cue there, nats, in the mean over probes. 0: nothing; below 0 the cue
+            speaks for it.
         right: share of the probes whose decided tokens are all the likeliest, with the cue there.
         right_swapped: the same with the cue swapped.
     """
@@ -243,7 +245,6 @@ def take_look(model: Seq2Seq, probes: Sequence[Probe], step: int, settings: Stor
     every = [*held_out, *(probe for probe in swapping if not probe.held_out)]
     forced = model.force([one.source for one in every], [one.target for one in every])
     longest = max(len(found.target_tokens) for found in forced)
-    own = model.generate([one.source for one in every], max_new_tokens=longest + _ROOM)
     maps = model.attribute(forced, method=settings.method)
     count = len(held_out)
     golds = [_gold(probe, found) for probe, found in zip(every, forced, strict=True)]
@@ -259,13 +260,14 @@ def take_look(model: Seq2Seq, probes: Sequence[Probe], step: int, settings: Stor
     at = {id(probe): index for index, probe in enumerate(every)}
     picked = [*range(count)[: settings.shown]]
     picked += [at[id(probe)] for probe in swapping if at[id(probe)] not in picked][: settings.shown]
+    read = sorted({*range(count), *picked})
+    written = model.generate([every[i].source for i in read], max_new_tokens=longest + _ROOM)
+    own = dict(zip(read, written, strict=True))
     return Look(
         step=step,
         loss=-float(log_probs.mean()),
         token_accuracy=float((ranks == 1).float().mean()),
-        exact_match=float(
-            np.mean([_exact(probe, found) for probe, found in zip(held_out, own, strict=False)])
-        ),
+        exact_match=float(np.mean([_exact(probe, own[i]) for i, probe in enumerate(held_out)])),
         precision_at_1=scores.precision_at_1,
         mass=scores.mass,
         chance=float(np.mean([row.chance for row in rows])) if rows else math.nan,
@@ -333,12 +335,11 @@ def _swapped(probe: Probe, before: Generation, after: Generation, found: Attribu
     total = float(size.sum())
     share = float(size[:, cue].sum()) / total if cue and total > 0 else math.nan
     sure = (before.top_log_probs[:, 0] > _EVEN) & (after.top_log_probs[:, 0] > _EVEN)
-    moved = (before.log_probs - after.log_probs).abs()[steps]
     return {
         "flipped": float(bool(((before.top_ids[:, 0] != after.top_ids[:, 0]) & sure)[steps].any())),
         "share": share,
         "chance": len(cue) / len(before.source_tokens) if cue else math.nan,
-        "effect": float(moved.max()),
+        "effect": float((after.log_probs - before.log_probs)[steps].sum()),
         "right": float(bool((before.ranks[steps] == 1).all())),
         "right_swapped": float(bool((after.ranks[steps] == 1).all())),
     }
