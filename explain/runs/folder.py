@@ -341,7 +341,8 @@ class Run:
         """The manifest of a queued run that this process may take over; None for an empty folder."""
         if not self.path.is_dir():
             raise RunError(f"{self.path} is a file; name a folder that is empty or does not exist yet")
-        if not any(self.path.iterdir()):
+        # A killed process may have left the beginning of a manifest.
+        if all(path.name.startswith(".") for path in self.path.iterdir()):
             return None
         if not (self.path / MANIFEST).exists():
             raise RunError(
