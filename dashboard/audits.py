@@ -142,9 +142,11 @@ def items(audit: Audit) -> tuple[Item, ...]:
         if pq.read_metadata(path).num_rows > _MOST_FINDINGS:
             return named
         stat = path.stat()
-        return _items(str(audit.folder), stat.st_mtime_ns, stat.st_size) or named
+        listed = _items(str(audit.folder), stat.st_mtime_ns, stat.st_size)
     except (OSError, pa.ArrowException, KeyError, ValueError) as error:
         raise FileError(f"{path} is a broken table: {error}") from None
+    numbers = {item.number for item in named}
+    return (*named, *(item for item in listed if item.number not in numbers))
 
 
 @st.cache_resource(max_entries=8, show_spinner="Reading the findings …")

@@ -28,7 +28,7 @@ from explain.runs import Run
 from tests.models import network, tokenizer
 
 APP = str(Path(dashboard.__file__).with_name("app.py"))
-PAGES = ("generate", "attention", "attribution", "inside", "compare", "trust", "train")
+PAGES = ("generate", "attention", "attribution", "inside", "compare", "trust", "audit", "train")
 TEXT = "the old cat sleeps"
 
 

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import pytest
 
+import explain
 from dashboard import examples
 from dashboard.catalogue import Place
 from dashboard.examples import Example
 from explain.runs import Run, pack
+from explain.training.data import Pair
+from tests.audits import audited
 from tests.browser import MARKS, TEXT, WAIT, browser, link, page, server, tokens, until
 from tests.gallery import ROUTES, served, settle
 from tests.test_dashboard import save_run
@@ -47,6 +50,12 @@ def kept(server) -> Iterator[Run]:
         f"<!DOCTYPE html><html><body><h1>In</h1>{''.join(HOSTILE[:4])}"
         "<script src='http://evil/z.js'></script><a href='http://evil/'>out</a></body></html>"
     )
+    model = explain.load(str(server.runs / "tiny"))
+    pairs = [Pair(f"{HOSTILE[0]} {i}", " ".join(HOSTILE[: i + 2])) for i in range(5)]
+    audit = audited(
+        server.runs, "audited", model, server.runs / "tiny", pairs=pairs, maps=0, allow_unknown=True
+    )
+    audit.update(title=" ".join(HOSTILE[:5]))
     yield run
     for path in set(server.runs.iterdir()) - before:
         shutil.rmtree(path) if path.is_dir() else path.unlink()

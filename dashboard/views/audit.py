@@ -109,9 +109,8 @@ def _choose(place: Place, found: Sequence[Run], run: Run | None) -> None:
 def _title(run: Run) -> str:
     manifest = run.manifest
     result = manifest.get("result")
-    said = result.get("verdict") if isinstance(result, dict) else manifest["state"]
-    title = str(manifest.get("title") or "")
-    return " · ".join(filter(None, (run.name, excerpt(title, 60), str(said))))
+    said = str(result.get("verdict") or "") if isinstance(result, dict) else ""
+    return " · ".join(filter(None, (run.name, excerpt(str(manifest.get("title") or ""), 60), said)))
 
 
 # ---- what it found ---------------------------------------------------------------------------------------
