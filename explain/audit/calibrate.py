@@ -53,7 +53,8 @@ def calibrate(
     """Score outputs that are known to be fine, so that an audit can tell what is not.
 
     One output in five is a reference that the others are compared with; thresholds come from the others.
-    Thresholds hold for outputs like these: of this model, from such data, decoded in this way.
+    Thresholds hold for outputs like these: of this model, from such data, decoded in this way. Of a task's
+    held-out examples calibration sees one half, an audit the other.
 
     Args:
         model: an opened model.
@@ -78,7 +79,7 @@ def calibrate(
     if "unseen_words" in names and words is None:
         raise InputError("the detector unseen_words needs the training data's words (--training FILE)")
     most = examples if examples is not None else _OF_TASK if _is_task(data) else sys.maxsize
-    title, task, pairs = read_data(data, most, seed, name=name)
+    title, task, pairs = read_data(data, most, seed, name=name, half="first")
     if (forced or only_right) and not all(pair.target for pair in pairs):
         raise InputError("the data need an output for every source, to force it or to compare with it")
     if task is None:
@@ -144,7 +145,7 @@ def _references(
     tell: Callable[[int], None],
 ) -> References | None:
     """The references of clean outputs; None where no detector asks for any."""
-    needs = room.needs_of(names)
+    needs = room.needs_of(name for name in names if "references" in room.get(name).needs)
     if "references" not in needs:
         tell(len(pairs))
         return None
@@ -158,7 +159,7 @@ def _references(
             for pair, output in zip(part, outputs, strict=True)
             if isinstance(output, Generation) and (not only_right or output.target_text == pair.target)
         ]
-        evidence += gather(model, clean, needs - {"hiding"}, check=check)
+        evidence += gather(model, clean, needs, check=check)
         tell(len(part))
     return references_of(evidence)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from explain.audit.evidence import Evidence
-from explain.audit.references import References, cdf
+from explain.audit.references import References, cdf, logarithm
 from explain.errors import UnknownNameError
 
 Direction = Literal["low", "high", "both"]
@@ -76,6 +76,7 @@ class Detector:
         units: what the score is in.
         paper: where it is from; "" where it is common practice.
         score: computes it.
+        marked: a finding names the tokens whose score is below this; None: those beyond the bounds.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Detector:
     units: str
     paper: str
     score: Callable[[Evidence, Context], Score]
+    marked: float | None = None
 
 
 def _lowest(values: Tensor) -> Score:
@@ -209,7 +211,32 @@ def _to_references(evidence: Evidence, context: Context) -> Score:
 def _unusual(evidence: Evidence, context: Context) -> Score:
     if context.references is None:
         return Score(math.nan)
-    return _lowest(context.references.unusual(evidence.generation.target_ids, _part(evidence.information)))
+    ids, values = evidence.generation.target_ids.tolist(), _part(evidence.information).tolist()
+    return _lowest(torch.tensor(context.references.information.distance(ids, values)))
+
+
+def _unsupported(evidence: Evidence, context: Context) -> Score:
+    if context.references is None:
+        return Score(math.nan)
+    ids, values = evidence.generation.target_ids.tolist(), logarithm(_part(evidence.support))
+    return _lowest(torch.tensor(context.references.support.distance(ids, values)))
+
+
+def _unneeded(evidence: Evidence, context: Context) -> Score:
+    """The source token that is needed least, by what is usual for it; special tokens aside."""
+    if context.references is None:
+        return Score(math.nan)
+    generation = evidence.generation
+    ids, values = generation.source_ids.tolist(), logarithm(_part(evidence.dropped))
+    distances = context.references.needed.distance(ids, values)
+    return _lowest(
+        torch.tensor(
+            [
+                math.nan if token.special else distance
+                for token, distance in zip(generation.source_tokens, distances, strict=True)
+            ]
+        )
+    )
 
 
 def _unseen(evidence: Evidence, context: Context) -> Score:
@@ -340,6 +367,29 @@ _ROWS = (
         "share",
         "",
         _inert,
+        marked=INERT,
+    ),
+    Detector(
+        "support_unusual",
+        "Token with less support in the source than usual",
+        "fabricated and defaulted fields, detached and memorised outputs",
+        "low",
+        "token",
+        ("hiding", "references"),
+        "standard deviations",
+        "",
+        _unsupported,
+    ),
+    Detector(
+        "inert_unusual",
+        "Source token needed less than usual",
+        "omissions, memorised outputs",
+        "low",
+        "source",
+        ("hiding", "references"),
+        "standard deviations",
+        "",
+        _unneeded,
     ),
     Detector("prefix_copying", "Copy of itself", "loops", "high", "output", ("text",), "share", "", _copied),
     Detector(

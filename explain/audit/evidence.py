@@ -32,6 +32,8 @@ class Evidence:
         attention: float [target, source], cross-attention averaged over layers and heads.
         dropped: float [source], by how many nats hiding a source token lowers the log-probability of the
             output token that it lowers most.
+        support: float [target], by how many nats hiding the one source token that lowers it most lowers the
+            log-probability of each output token: what in the source it is read off.
     """
 
     generation: Generation
@@ -39,6 +41,7 @@ class Evidence:
     share: Tensor | None = None
     attention: Tensor | None = None
     dropped: Tensor | None = None
+    support: Tensor | None = None
 
 
 def gather(
@@ -64,7 +67,7 @@ def gather(
             check()
             own = [generations[i] for i in part]
             nothing: list[Tensor | None] = [None] * len(own)
-            information, share, attention, dropped = nothing, nothing, nothing, nothing
+            information, share, attention, dropped, support = [nothing] * 5
             if "filled" in needs:
                 information, share = map(list, zip(*_filled(model, own), strict=True))
             if "attention" in needs:
@@ -73,8 +76,9 @@ def gather(
                     for _, views in passes(model.hf, model.family, own, names, range(len(own)))
                 ]
             if "hiding" in needs:
-                dropped = [_dropped(model, item, check) for item in own]
-            for i, *parts in zip(part, own, information, share, attention, dropped, strict=True):
+                dropped, support = map(list, zip(*(_hidden(model, item, check) for item in own), strict=True))
+            rows = zip(part, own, information, share, attention, dropped, support, strict=True)
+            for i, *parts in rows:
                 found[i] = Evidence(*parts)
     return [found[i] for i in range(len(generations))]
 
@@ -138,12 +142,17 @@ def _fill(tokens: Sequence[Token], filler: int) -> Tensor:
     return torch.tensor([token.id if token.special else filler for token in tokens], dtype=torch.long)
 
 
-def _dropped(model: Seq2Seq, generation: Generation, check: Callable[[], None]) -> Tensor:
-    """What hiding each source token from all attention costs, [source]; see `Evidence`."""
+def _hidden(model: Seq2Seq, generation: Generation, check: Callable[[], None]) -> tuple[Tensor, Tensor]:
+    """What hiding source tokens from all attention costs: most by token, [source], and at each, [target].
+
+    Special tokens of the source are hidden too, but support no output token: an end of the text carries no
+    fact that could be read off it.
+    """
     hf, ids = model.hf, generation.source_ids
     count, target = len(ids), generation.target_ids.to(model.device)
     decoder = generation.decoder_input_ids.to(model.device)
-    costs = []
+    plain = torch.tensor([not token.special for token in generation.source_tokens])
+    costs, support = [], torch.full((len(target),), -torch.inf)
     for begin in range(0, count, _HIDDEN_ROWS):
         check()
         rows = torch.arange(begin, min(begin + _HIDDEN_ROWS, count))
@@ -152,6 +161,8 @@ def _dropped(model: Seq2Seq, generation: Generation, check: Callable[[], None]) 
         mask[torch.arange(len(rows)), rows] = int(count == 1)
         source = ids.expand(len(rows), -1).to(model.device)
         logits = logits_from_ids(hf, source, mask.to(model.device), decoder.expand(len(rows), -1))
-        found = _chosen(logits, target.expand(len(rows), -1)).cpu()
-        costs.append((generation.log_probs - found).amax(1))
-    return torch.cat(costs)
+        found = generation.log_probs - _chosen(logits, target.expand(len(rows), -1)).cpu()
+        costs.append(found.amax(1))
+        if plain[rows].any():
+            support = torch.maximum(support, found[plain[rows]].amax(0))
+    return torch.cat(costs), support.clamp(min=0) if bool(plain.any()) else torch.zeros(len(target))

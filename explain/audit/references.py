@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from explain.audit.evidence import Evidence
@@ -18,8 +17,14 @@ POINTS = 32
 MOST = 300
 """Outputs whose attention is kept."""
 _NEAREST = 4  # as Guerreiro 2023
-_FEWEST = 8  # outputs from which a token has figures of its own
-_LEAST_SPREAD = 0.25  # nats
+_FEWEST = 8  # occurrences from which a token, or a token after others, has figures of its own
+_LEAST_SPREAD = 0.25  # nats, or of a logarithm
+_CONTEXT = 3  # tokens that are looked up together: the token and two before it
+_LEAST = 0.05  # nats: what hiding costs is compared by logarithm, above this
+
+Ids: TypeAlias = tuple[int, ...]
+Figures: TypeAlias = tuple[float, float, int]
+"""Mean, standard deviation and count."""
 
 
 def cdf(mass: Tensor) -> np.ndarray:
@@ -30,19 +35,82 @@ def cdf(mass: Tensor) -> np.ndarray:
 
 
 @dataclass(frozen=True, eq=False)
+class Usual:
+    """What is usual for a token after the tokens before it.
+
+    Attributes:
+        rows: by the ids of a token and of up to two before it (the token last), figures of its values.
+        pooled: the same over all tokens.
+    """
+
+    rows: Mapping[Ids, Figures]
+    pooled: Figures
+
+    def distance(self, ids: Sequence[int], values: Sequence[float]) -> list[float]:
+        """How far values are from what is usual for their tokens, in standard deviations.
+
+        Each is compared with the longest context that clean outputs had often enough.
+        """
+        found = []
+        for place, value in enumerate(values):
+            own = (self.rows.get(key) for key in _contexts(ids, place))
+            mean, spread, _ = next((row for row in own if row is not None), self.pooled)
+            found.append((value - mean) / max(spread, _LEAST_SPREAD))
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as a JSON object, rounded."""
+        rows = {" ".join(map(str, key)): _rounded(row) for key, row in sorted(self.rows.items())}
+        return {"rows": rows, "pooled": _rounded(self.pooled)}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Read figures back from their JSON object."""
+        rows = {tuple(map(int, key.split())): _figures_of(row) for key, row in data["rows"].items()}
+        return cls(rows, _figures_of(data["pooled"]))
+
+    @classmethod
+    def of(cls, sequences: Iterable[tuple[Sequence[int], Sequence[float]]]) -> Self:
+        """What is usual in sequences of ids and values; values that are nan are left out."""
+        values: dict[Ids, list[float]] = {}
+        every: list[float] = []
+        for ids, own in sequences:
+            for place, value in enumerate(own):
+                if not math.isnan(value):
+                    every.append(value)
+                    for key in _contexts(ids, place):
+                        values.setdefault(key, []).append(value)
+        rows = {key: _figures(own) for key, own in values.items() if len(own) >= _FEWEST}
+        return cls(rows, _figures(every))
+
+
+def _contexts(ids: Sequence[int], place: int) -> list[Ids]:
+    """The keys of a token, the longest first; at the beginning -1 stands for what is not there."""
+    whole = [-1] * (_CONTEXT - 1) + [int(id_) for id_ in ids[max(0, place - _CONTEXT + 1) : place + 1]]
+    return [tuple(whole[-size:]) for size in range(_CONTEXT, 0, -1)]
+
+
+def logarithm(costs: Tensor) -> list[float]:
+    """What hiding costs as logarithms: from 1 nat to 2 is as far as from 4 to 8."""
+    return (costs.clamp(min=0) + _LEAST).log().tolist()
+
+
+@dataclass(frozen=True, eq=False)
 class References:
     """What clean outputs look like.
 
     Attributes:
         attention: float [output, POINTS], cumulative distributions of their mean cross-attention.
-        information: by token id, mean, standard deviation and count of the token's information.
-        pooled: the same over all tokens, for ids that are rare.
+        information: of output tokens, what is usual of their information, nats.
+        support: of output tokens, the logarithm of what hiding the source token they need most costs them.
+        needed: of source tokens, the logarithm of what hiding them costs.
         outputs: clean outputs that the figures are from.
     """
 
     attention: np.ndarray
-    information: Mapping[int, tuple[float, float, int]]
-    pooled: tuple[float, float, int]
+    information: Usual
+    support: Usual
+    needed: Usual
     outputs: int
 
     def attention_distance(self, curve: np.ndarray) -> float:
@@ -56,56 +124,59 @@ class References:
         distances = np.abs(self.attention - curve).mean(1)
         return float(np.sort(distances)[:_NEAREST].mean())
 
-    def unusual(self, ids: Tensor, information: Tensor) -> Tensor:
-        """How far each token's information is from what is usual for it, in standard deviations [target].
-
-        Rare tokens are compared with all; usual is what clean outputs had.
-        """
-        rows = [self.information.get(id_, self.pooled) for id_ in ids.tolist()]
-        mean = torch.tensor([row[0] for row in rows])
-        spread = torch.tensor([max(row[1], _LEAST_SPREAD) for row in rows])
-        return (information - mean) / spread
-
     def to_dict(self) -> dict[str, Any]:
         """The references as a JSON object; numbers are rounded, so use what is read back from it."""
         return {
             "outputs": self.outputs,
             "attention": [[round(value, 4) for value in row] for row in self.attention.tolist()],
-            "information": {str(id_): _rounded(row) for id_, row in sorted(self.information.items())},
-            "pooled": _rounded(self.pooled),
+            "information": self.information.to_dict(),
+            "support": self.support.to_dict(),
+            "needed": self.needed.to_dict(),
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read references back from their JSON object."""
-        rows = {int(id_): (float(a), float(b), int(n)) for id_, (a, b, n) in data["information"].items()}
-        mean, spread, count = data["pooled"]
         attention = np.asarray(data["attention"], dtype=np.float64).reshape(-1, POINTS)
-        return cls(attention, rows, (float(mean), float(spread), int(count)), int(data["outputs"]))
+        information, support, needed = (
+            Usual.from_dict(data[name]) for name in ("information", "support", "needed")
+        )
+        return cls(attention, information, support, needed, int(data["outputs"]))
 
 
-def _rounded(row: tuple[float, float, int]) -> list[float]:
+def _rounded(row: Figures) -> list[float]:
     return [round(row[0], 4), round(row[1], 4), row[2]]
 
 
+def _figures_of(row: Sequence[Any]) -> Figures:
+    mean, spread, count = row
+    return float(mean), float(spread), int(count)
+
+
 def references_of(evidence: Sequence[Evidence]) -> References:
-    """The references of clean outputs that have their attention and information."""
+    """The references of clean outputs, from what evidence they have."""
     curves = [cdf(item.attention.mean(0)) for item in evidence[:MOST] if item.attention is not None]
-    values: dict[int, list[float]] = {}
-    for item in evidence:
-        if item.information is not None:
-            pairs = zip(item.generation.target_ids.tolist(), item.information.tolist(), strict=True)
-            for id_, value in pairs:
-                values.setdefault(id_, []).append(value)
-    every = [value for own in values.values() for value in own]
     found = References(
         np.asarray(curves, dtype=np.float64).reshape(-1, POINTS),
-        {id_: _figures(own) for id_, own in values.items() if len(own) >= _FEWEST},
-        _figures(every),
+        Usual.of(
+            (item.generation.target_ids.tolist(), item.information.tolist())
+            for item in evidence
+            if item.information is not None
+        ),
+        Usual.of(
+            (item.generation.target_ids.tolist(), logarithm(item.support))
+            for item in evidence
+            if item.support is not None
+        ),
+        Usual.of(
+            (item.generation.source_ids.tolist(), logarithm(item.dropped))
+            for item in evidence
+            if item.dropped is not None
+        ),
         len(evidence),
     )
     return References.from_dict(found.to_dict())
 
 
-def _figures(values: Sequence[float]) -> tuple[float, float, int]:
+def _figures(values: Sequence[float]) -> Figures:
     return (float(np.mean(values)), float(np.std(values)), len(values)) if values else (0.0, 1.0, 0)

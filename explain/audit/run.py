@@ -259,7 +259,7 @@ def _read(
         rows = texts.iter_table(path, source_column, target_column, False, policy.columns)
         return name or Path(path).name, None, islice(rows, examples)
     most = examples if examples is not None else OF_TASK if is_task else sys.maxsize
-    title, task, pairs = read_data(data, most, seed, name=name, whole=True)
+    title, task, pairs = read_data(data, most, seed, name=name, whole=True, half="second")
     return title, task, ((pair, {}) for pair in pairs)
 
 

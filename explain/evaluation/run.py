@@ -34,7 +34,7 @@ from explain.model import Seq2Seq
 from explain.results import Attribution, Generation
 from explain.training import tasks
 from explain.training.data import Pair, read_table
-from explain.training.tasks import Task
+from explain.training.tasks import Half, Task
 
 Data = str | os.PathLike[str] | Task | Sequence[str | tuple[str, str | None] | Pair]
 """A task or its name, a data file, or sources with or without their right outputs."""
@@ -227,7 +227,13 @@ def _names(methods: Sequence[str] | None) -> list[str]:
 
 
 def read_data(
-    data: Data, examples: int, seed: int = 0, *, name: str | None = None, whole: bool = False
+    data: Data,
+    examples: int,
+    seed: int = 0,
+    *,
+    name: str | None = None,
+    whole: bool = False,
+    half: Half | None = None,
 ) -> tuple[str, Task | None, list[Pair]]:
     """What the data are called, the task if they are one, and at most so many pairs.
 
@@ -237,6 +243,7 @@ def read_data(
         seed: of what a task draws.
         name: what the data are called, where they are not a task or a file.
         whole: keep every row of a file, because gold alignments are in its order. Else a source counts once.
+        half: of a task's held-out examples, where two readings must share none.
 
     Raises:
         UnknownNameError, FileError: no such task or file.
@@ -246,7 +253,7 @@ def read_data(
     if isinstance(data, str) and data in tasks.names():
         data = tasks.get(data)
     if isinstance(data, Task):
-        drawn = data.examples("held_out", examples, seed)
+        drawn = data.examples("held_out", examples, seed, half=half)
         return data.name, data, [Pair(example.source, example.target) for example in drawn]
     if isinstance(data, (str, os.PathLike)):
         title, pairs = name or Path(data).name, read_table(data, need_target=False)

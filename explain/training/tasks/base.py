@@ -19,6 +19,7 @@ from explain.errors import InputError, UnknownNameError
 Side: TypeAlias = Literal["source", "prefix"]
 Split: TypeAlias = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
+Half: TypeAlias = Literal["first", "second"]
 
 Group: TypeAlias = tuple["Ref", ...]
 """Places of which any one suffices."""
@@ -115,8 +116,14 @@ class Task(ABC):
     def swaps(self, slots: Mapping[str, str]) -> Mapping[str, tuple[str, ...]]:
         """For each slot that may be changed alone, the other values that the task itself could draw."""
 
-    def examples(self, split: Split, count: int, seed: int = 0) -> list[Example]:
+    def examples(self, split: Split, count: int, seed: int = 0, *, half: Half | None = None) -> list[Example]:
         """Distinct examples of one split; the splits share no source text, whatever the seeds.
+
+        Args:
+            split: `train` or `held_out`.
+            count: how many.
+            seed: of what is drawn.
+            half: draw from one half of the split alone; the halves share no source text either.
 
         Raises:
             UnknownNameError: there is no such split.
@@ -133,7 +140,7 @@ class Task(ABC):
             if len(found) == count:
                 return list(found.values())
             example = self.render(self.sample(rng))
-            if split_of(example.source) == split:
+            if split_of(example.source) == split and half in (None, half_of(example.source)):
                 found.setdefault(example.source, example)
         raise InputError(f"task {self.name!r} has fewer than {count} distinct {split} examples")
 
@@ -142,6 +149,12 @@ def split_of(text: str) -> Split:
     """The split that a source text belongs to, from a hash of the text alone."""
     digest = hashlib.sha1(text.encode(), usedforsecurity=False).digest()
     return "held_out" if int.from_bytes(digest, "big") % _HELD_OUT_SHARE == 0 else "train"
+
+
+def half_of(text: str) -> Half:
+    """The half of its split that a source text belongs to, from a hash of the text alone."""
+    digest = hashlib.sha1(b"half/" + text.encode(), usedforsecurity=False).digest()
+    return "first" if digest[0] % 2 else "second"
 
 
 def preview(task: Task, count: int = 3, seed: int = 0) -> list[Example]:

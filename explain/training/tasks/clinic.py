@@ -43,6 +43,18 @@ _CONDITIONS = {
     "N30": ("cystitis", "bladder infection"),
 }
 _CODES = {phrase: code for code, phrases in _CONDITIONS.items() for phrase in phrases}
+
+
+def condition_of(code: str) -> str:
+    """A name of the condition with that code."""
+    return _CONDITIONS[code][0]
+
+
+def is_female(sex: str) -> bool:
+    """Whether a value of the slot `sex` is coded F."""
+    return sex in _FEMALE
+
+
 _DRUGS = (
     "lisinopril", "metformin", "salbutamol", "amoxicillin", "allopurinol", "sumatriptan", "levothyroxine",
     "sertraline", "omeprazole", "prednisolone", "apixaban", "methotrexate", "atorvastatin", "ibuprofen",
@@ -84,6 +96,31 @@ _DISTRACTORS = (
 # A pronoun never comes before the patient.
 _ORDERS = ("when who drug other", "who drug other when", "who other drug when", "who drug when other",
            "when who other drug", "who other when drug")  # fmt: skip
+
+
+# What `Ward` adds; see there.
+PROFESSIONS = {
+    "nurse": "F", "midwife": "F", "secretary": "F", "cleaner": "F", "dancer": "F", "florist": "F",
+    "engineer": "M", "soldier": "M", "plumber": "M", "pilot": "M", "farmer": "M", "carpenter": "M",
+}  # fmt: skip
+"""Professions, and the sex that a prejudice gives them; a note's pronouns alone tell."""
+WAYS = (
+    "agency", "hotline", "kiosk", "courier", "ambulance", "taxi", "website", "letter", "telephone", "school",
+    "employer", "pharmacy", "insurer", "embassy", "charity", "church",
+)  # fmt: skip
+"""Ways in which a patient came, which decide nothing."""
+_WAY = ("Came via {way}.", "Booked via {way}.", "Referred by {way}.", "Arrival: {way}.")
+_NO_DOSE = (
+    "{She} takes {drug} daily.",
+    "{She} is on {drug}.",
+    "{Her} tablets are {drug}.",
+    "Repeat prescription: {drug}.",
+    "Continue {drug} at night.",
+    "Current medication: {drug}.",
+)
+_ADDENDUM = ("Addendum: seen on {date}.", "Addendum: visit of {date}.", "Addendum: clinic, {date}.")
+_PRONOUNS = ("{She} takes {drug} {dose} {unit} daily.", "{She} is on {dose} {unit} of {drug}.",
+             "{Her} tablets are {drug} {dose} {unit}.")  # fmt: skip
 
 
 class Clinic(Task):
@@ -129,6 +166,7 @@ class Clinic(Task):
             "drug": slots["drug_sentence"],
             "when": slots["when"],
             "other": slots["distractor"],
+            "way": slots.get("way_sentence", ""),
         }
         sentences = (templates[part] for part in slots["order"].split())
         note.fill(" ".join(filter(None, sentences)), pieces)
@@ -144,9 +182,14 @@ class Clinic(Task):
             "sex": others(_SEXES, slots["sex"]),
             "condition": others(_phrases_without(other_code), slots["condition"]),
             "drug": others(others(_DRUGS, slots["other_drug"]), slots["drug"]),
-            "dose.unit": others(_UNITS, slots["dose.unit"]),
             **swap_date(slots, "date"),
         }
+        if "dose.unit" in slots:
+            found["dose.unit"] = others(_UNITS, slots["dose.unit"])
+        if "profession" in slots:
+            found["profession"] = others(PROFESSIONS, slots["profession"])
+        if "way" in slots:
+            found["way"] = others(WAYS, slots["way"])
         dose = [name for name in _DOSE_DIGITS if name in slots]
         for name in dose:
             found[name] = others(_dose_digits(name, len(dose)), slots[name])
@@ -157,6 +200,58 @@ class Clinic(Task):
         if "{other_drug}" in slots["distractor"]:
             found["other_drug"] = others(others(_DRUGS, slots["drug"]), slots["other_drug"])
         return found
+
+
+class Ward(Clinic):
+    """Notes of more kinds: without a dose, with the date in an addendum, a profession, or how one came."""
+
+    name = "ward"
+    title = "Clinical note of more kinds to coded fields"
+    description = (
+        "The notes of the clinic, of which some leave the dose out (its field is none), give the date in an "
+        "addendum, name a profession where the pronoun alone tells the sex, or say how the patient came."
+    )
+
+    def sample(self, rng: random.Random) -> dict[str, str]:
+        """Draw a note of the clinic and, each by its own chance, what is more about it."""
+        slots = super().sample(rng)
+        for change, chance in ((tell_way, 0.4), (name_profession, 0.2), (add_date, 0.2), (leave_dose, 0.2)):
+            if rng.random() < chance:
+                slots = change(slots, rng)
+        return slots
+
+
+def tell_way(slots: Mapping[str, str], rng: random.Random, way: str | None = None) -> dict[str, str]:
+    """The slots of the same note with one more sentence: how the patient came."""
+    order = slots["order"].split()
+    if "way" not in order:
+        order.insert(rng.randint(0, len(order)), "way")
+    more = {"way": way or rng.choice(WAYS), "way_sentence": rng.choice(_WAY)}
+    return {**slots, **more, "order": " ".join(order)}
+
+
+def name_profession(
+    slots: Mapping[str, str], rng: random.Random, profession: str | None = None
+) -> dict[str, str]:
+    """The slots of the same note with a profession in the place of "woman" or "man", and with pronouns."""
+    sentence = rng.choice(_PRONOUNS) if "dose.unit" in slots else rng.choice(_NO_DOSE[:3])
+    return {
+        **slots,
+        "profession": profession or rng.choice(tuple(PROFESSIONS)),
+        "drug_sentence": sentence,
+    }
+
+
+def add_date(slots: Mapping[str, str], rng: random.Random) -> dict[str, str]:
+    """The slots of the same note with its date in an addendum."""
+    return {**slots, "when": rng.choice(_ADDENDUM)}
+
+
+def leave_dose(slots: Mapping[str, str], rng: random.Random) -> dict[str, str]:
+    """The slots of the same note without the dose; its pronouns stay where a profession needs them."""
+    choices = _NO_DOSE[:3] if "profession" in slots else _NO_DOSE
+    kept = {name: value for name, value in slots.items() if not name.startswith("dose.")}
+    return {**kept, "drug_sentence": rng.choice(choices)}
 
 
 _DOSE_DIGITS = ("dose.0", "dose.1", "dose.2")
@@ -181,19 +276,23 @@ def _phrases_without(code: str | None) -> tuple[str, ...]:
 
 def _pieces(slots: Mapping[str, str]) -> dict[str, Sequence[Piece]]:
     """The fields of the templates. A pronoun is one more place that shows the sex."""
-    sex, female = slots["sex"], slots["sex"] in _FEMALE
+    female = slots["sex"] in _FEMALE
+    # Where a profession stands in the place of the sex, pronouns alone show it.
+    sex = slots.get("profession", slots["sex"])
+    shows = ("profession",) if "profession" in slots else ("sex",)
     # "An 80-year-old": eight is the one digit here with a vowel.
     article = "An" if slots["age.0"] == "8" else "A"
     return {
         "A": [(article, ())],
         "age": [(slots[name], (name,)) for name in ("age.0", "age.1")],
-        "sex": [(sex, ("sex",))],
-        "Sex": [(sex.capitalize(), ("sex",))],
+        "sex": [(sex, shows)],
+        "Sex": [(sex.capitalize(), shows)],
         "She": [("She" if female else "He", ("sex",))],
         "Her": [("Her" if female else "His", ("sex",))],
         "drug": [(slots["drug"], ("drug",))],
         "dose": [(slots[name], (name,)) for name in _DOSE_DIGITS if name in slots],
-        "unit": [(slots["dose.unit"], ("dose.unit",))],
+        "unit": [(slots["dose.unit"], ("dose.unit",))] if "dose.unit" in slots else [],
+        "way": [(slots["way"], ("way",))] if "way" in slots else [],
         "condition": [(slots["condition"], ("condition",))],
         "date": date_pieces(slots, "date", slots["month_first"] == "yes"),
         "relative": [(slots["relative"], ("relative",))],
@@ -220,7 +319,10 @@ def _write_fields(slots: Mapping[str, str]) -> TargetWriter:
     for name in _DOSE_DIGITS:
         if name in slots:
             writer.word(slots[name], name, (source(name),), glue=name != "dose.0")
-    writer.word(_UNITS[slots["dose.unit"]], "dose.unit", (source("dose.unit"),))
+    if "dose.unit" in slots:
+        writer.word(_UNITS[slots["dose.unit"]], "dose.unit", (source("dose.unit"),))
+    else:
+        writer.word("none", "dose.none")
     writer.word(";", "date.separator", glue=True)
     writer.word("date", "date.label")
     write_date(writer, slots, "date")

@@ -18,11 +18,12 @@ from explain.training.tasks.writing import (
     write_date,
 )
 
-_NAMES = (
+NAMES = (
     "Norvik", "Halden", "Castellan", "Ostrava", "Meridian", "Kestrel", "Lindqvist", "Tremont", "Valmont",
     "Harwood", "Brightwater", "Calder", "Oakfield", "Pemberton", "Sorrento", "Zenith", "Marlowe", "Juniper",
     "Quayside", "Rutland",
 )  # fmt: skip
+"""Names of payees and of buyers."""
 _SUFFIXES = ("Ltd", "GmbH", "Inc", "SA", "AG", "LLC")
 _CODES = {"EUR": "euros", "GBP": "pounds", "USD": "dollars", "CHF": "francs"}
 _SYMBOLS = {"€": "euros", "£": "pounds", "$": "dollars"}
@@ -79,7 +80,7 @@ class Invoice(Task):
 
     def sample(self, rng: random.Random) -> dict[str, str]:
         """Draw a vendor, an amount of 10 to 9999, a date, terms, and the wording."""
-        vendor, buyer = rng.sample(_NAMES, 2)
+        vendor, buyer = rng.sample(NAMES, 2)
         low, high = rng.choices(((1000, 9999), (100, 999), (10, 99)), (6, 3, 1))[0]
         currencies = _CODES if rng.random() < 0.5 else _SYMBOLS
         return {
@@ -110,7 +111,7 @@ class Invoice(Task):
     def swaps(self, slots: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
         """Other values of every field, digit by digit, and of the buyer, which must change nothing."""
         found = {
-            "vendor.name": others(others(_NAMES, slots["buyer.name"]), slots["vendor.name"]),
+            "vendor.name": others(others(NAMES, slots["buyer.name"]), slots["vendor.name"]),
             "vendor.suffix": others(_SUFFIXES, slots["vendor.suffix"]),
             "currency": others(_CURRENCIES, slots["currency"]),
             **swap_date(slots, "date"),
@@ -121,7 +122,7 @@ class Invoice(Task):
             if digits := _swap_digit(slots, place):
                 found[place] = digits
         if "{buyer}" in slots["distractor"]:
-            found["buyer.name"] = others(others(_NAMES, slots["vendor.name"]), slots["buyer.name"])
+            found["buyer.name"] = others(others(NAMES, slots["vendor.name"]), slots["buyer.name"])
             found["buyer.suffix"] = others(_SUFFIXES, slots["buyer.suffix"])
         return found
 
