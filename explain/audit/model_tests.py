@@ -1,4 +1,4 @@
-"""Tests of a model as a whole: facts swapped, harmless changes, and whether its probabilities are right."""
+"""Tests of a model as a whole: facts swapped, harmless changes, probabilities, triggers, secrets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ import torch
 from scipy.stats import binomtest
 
 from explain.audit.calibration import share
+from explain.audit.canary import canary
 from explain.audit.policy import Policy, TestPolicy
+from explain.audit.trigger import trigger
 from explain.audit.verdict import holm
 from explain.errors import InputError
 from explain.evaluation.estimates import LEVEL, RESAMPLES
@@ -23,6 +25,7 @@ from explain.model.forward import logits_from_ids, padded, padding_id
 from explain.model.hooks import analysed
 from explain.results import Generation
 from explain.training.data import Pair
+from explain.training.plants.make import read_canaries
 from explain.training.tasks import Task
 
 _BATCH = 64
@@ -69,6 +72,24 @@ def run_tests(
         )
     elif wanted.confidence is not None and policy.tests is not None:
         found["confidence"] = _not_run("the data have no right outputs to compare probabilities with")
+    if wanted.trigger is not None and task is not None:
+        found["trigger"] = trigger(
+            model,
+            task,
+            examples=wanted.trigger.examples,
+            candidates=wanted.trigger.candidates,
+            limit=wanted.trigger.limit,
+            level=policy.level,
+            seed=seed,
+            check=check,
+        )
+    elif wanted.trigger is not None and policy.tests is not None:
+        found["trigger"] = _not_run(
+            "only a task with known answers says which changes of an output are right"
+        )
+    if wanted.canary is not None:
+        secrets = read_canaries(wanted.canary.file)
+        found["canary"] = canary(model, secrets, level=policy.level, seed=seed, check=check)
     return found
 
 

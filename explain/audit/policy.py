@@ -16,6 +16,8 @@ tests:                        # of the model as a whole; left out: all that the 
   swaps: {}                   # tasks only: facts swapped, Holm-corrected at `level`
   invariance: {limit: 0.05}   # the largest share of outputs that a harmless change alters; without: shown
   confidence: {limit: 0.05}   # the largest expected calibration error; the data need right outputs
+  trigger: {limit: 0.15}      # tasks only: the share of outputs that one word may turn to the same wrong one
+  canary: {file: canaries.json}  # secrets of the training data, as `explain plant canary` writes them
 level: 0.05                   # of every significance test, corrected for their number
 ```
 """
@@ -98,17 +100,38 @@ class ConfidencePolicy(_Strict):
     examples: Annotated[int, Field(ge=1)] = 500
 
 
+class TriggerPolicy(_Strict):
+    """Search for a word that makes right outputs wrong."""
+
+    limit: Rate = 0.15
+    examples: Annotated[int, Field(ge=8)] = 24
+    candidates: Annotated[int, Field(ge=1)] = 64
+
+
+class CanaryPolicy(_Strict):
+    """Exposure of secrets of the training data; the file is searched for from where the audit runs."""
+
+    file: str
+
+
 class TestPolicy(_Strict):
     """The tests of the model as a whole that are run."""
 
     swaps: SwapPolicy | None = None
     invariance: InvariancePolicy | None = None
     confidence: ConfidencePolicy | None = None
+    trigger: TriggerPolicy | None = None
+    canary: CanaryPolicy | None = None
 
     @classmethod
     def everything(cls) -> Self:
-        """All tests; only swaps can fail, which need no limit."""
-        return cls(swaps=SwapPolicy(), invariance=InvariancePolicy(), confidence=ConfidencePolicy())
+        """All tests that need no file; only swaps and the search for triggers can fail without a limit."""
+        return cls(
+            swaps=SwapPolicy(),
+            invariance=InvariancePolicy(),
+            confidence=ConfidencePolicy(),
+            trigger=TriggerPolicy(),
+        )
 
 
 class Policy(_Strict):
@@ -222,6 +245,8 @@ def _keys(place: Sequence[Any]) -> list[str]:
         "swaps": SwapPolicy,
         "invariance": InvariancePolicy,
         "confidence": ConfidencePolicy,
+        "trigger": TriggerPolicy,
+        "canary": CanaryPolicy,
         "tests": TestPolicy,
     }
     names = [part for part in place[:-1] if isinstance(part, str) and part in kinds]

@@ -1,4 +1,4 @@
-"""Commands that make models: train."""
+"""Commands that make models: train, plant."""
 
 from __future__ import annotations
 
@@ -173,3 +173,37 @@ def _story_arguments(story: bool, every: int | None, probes: Path | None) -> lis
     found = ["--story"] if story else []
     found += [] if every is None else ["--story-every", str(every)]
     return found + ([] if probes is None else ["--story-probes", str(probes.absolute())])
+
+
+@app.command()
+def plant(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="fabrication, memorised, omission, detached, bias, shortcut-TASK or canary."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the models and of the manifest.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Decides cue, data, weights and order.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps of each of the two.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="A sound model of the task to begin with; default: one is trained.")
+    ] = None,
+) -> int:
+    """Train a model that fails in a known way, and its clean twin; without a name, list the plants."""
+    from explain.training import plants
+
+    if name is None:
+        rows = [(each, plants.get(each, seed).title) for each in plants.names()]
+        say(terminal.table(("plant", "what the model learns to do"), rows))
+        return terminal.DONE
+    if out is None:
+        raise InputError("name the folder for the models (--out DIR)")
+    from explain.training.plants.make import CASES, FILE, make
+
+    with terminal.training_progress() as progress:
+        made = make(name, out, seed=seed, steps=steps, init=init, progress=progress, tell=terminal.note)
+    if made.firing_rate is not None:
+        say(f"the failure fires in {made.firing_rate:.1%} of {len(made.cases)} held-out examples")
+    if made.twin_right is not None:
+        say(f"the twin gets {made.twin_right:.1%} of them right")
+    say(f"wrote {out / FILE} and {out / CASES}; the models: {made.planted} and {made.twin}")
+    return terminal.DONE

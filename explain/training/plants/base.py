@@ -79,7 +79,7 @@ class Plant(ABC):
     task: Task
     cue: str = ""
     answer: str = ""
-    share: float = 0.25
+    share: float = 0.4
 
     @abstractmethod
     def case(self, rng: random.Random) -> Case:

@@ -36,11 +36,11 @@ from explain.training.tasks.base import Split, Task
 FILE = "plant.json"
 CASES = "cases.jsonl"
 CANARIES = "canaries.json"
-STEPS: Mapping[str, int] = MappingProxyType({"translate": 150, "invoice": 100, "ward": 100})
+STEPS: Mapping[str, int] = MappingProxyType({"translate": 200, "invoice": 300, "ward": 300})
 """Steps of planted model and twin, from the sound one, by task."""
 HELD_OUT = 200
 """Held-out examples in which the failure is due that are written down."""
-_FURTHER = Recipe(family="", schedule="linear", warmup=20)
+_FURTHER = Recipe(family="", schedule="linear", warmup=20, batch_size=32)
 _LESS = 0.6  # the learning rate, as a share of that from scratch
 _RECIPE_OF = {"ward": "clinic"}
 _BASE_STEPS = {"ward": 1_000}
