@@ -8,7 +8,7 @@ from explain import terminal
 
 # Commands are listed by --help in the order of these imports.
 from explain.cli import lists, runs, models, explanations, evaluation, comparison, lenses, causes  # isort: skip
-from explain.cli import neurons, training, story, compression, audit, dashboard  # isort: skip
+from explain.cli import neurons, data, training, story, compression, audit, dashboard  # isort: skip
 from explain.cli.common import analyze, app
 
 app.add_typer(analyze)
@@ -20,6 +20,7 @@ __all__ = [
     "comparison",
     "compression",
     "dashboard",
+    "data",
     "evaluation",
     "explanations",
     "lenses",

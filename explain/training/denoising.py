@@ -7,9 +7,9 @@ target    <extra_id_0> sees a <extra_id_1> the old <extra_id_2>
 ```
 
 15 % of the tokens are hidden, in spans of three on average, each behind a sentinel of its own; the target is
-the hidden spans, each after its sentinel, and one more sentinel that says there are no more. T5's own code
-packs texts into rows of 512 tokens and always hides the last one; here texts are sentences, and spans may lie
-anywhere in them.
+the hidden spans, each after its sentinel, and one more sentinel that says there are no more. Short texts are
+packed into rows, as T5 does, or hardly anything of each could be hidden; but rows are of 64 tokens, not 512,
+and their ends are hidden no more often than the rest.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ SPAN = 3.0
 """Mean number of tokens in a hidden span."""
 SENTINEL = "<extra_id_{}>"
 MOST_SENTINELS = 100
-CHUNK = 256
-"""Longest text in tokens; longer ones are cut in pieces."""
+ROW = 64
+"""Tokens in a row, at most: short texts are put together, long ones are cut in pieces."""
 
 
 def sentinel_ids(tokenizer: Any) -> list[int]:
@@ -89,14 +89,21 @@ def _parts(total: int, count: int, rng: np.random.Generator) -> np.ndarray:
     return np.diff(edges) - 1
 
 
-def chunks(rows: Sequence[Sequence[int]], eos: int, longest: int) -> list[list[int]]:
-    """Texts' ids without the end of the text, in pieces of at most `longest` tokens: nothing is lost."""
-    found = []
-    for row in rows:
-        plain = [id_ for id_ in row if id_ != eos]
-        found += [plain[at : at + longest] for at in range(0, len(plain), longest)]
+def pack(texts: Sequence[Sequence[int]], eos: int, longest: int) -> list[list[int]]:
+    """Texts' ids, without the ends of the texts, in rows of at most `longest` tokens: nothing is lost."""
+    rows: list[list[int]] = []
+    row: list[int] = []
+    for text in texts:
+        plain = [id_ for id_ in text if id_ != eos]
+        if len(row) + len(plain) > longest:
+            rows.append(row)
+            row = []
+        row = row + plain
+        while len(row) > longest:
+            rows.append(row[:longest])
+            row = row[longest:]
     # There is nothing to hide in a single token.
-    return [row for row in found if len(row) > 1]
+    return [row for row in [*rows, row] if len(row) > 1]
 
 
 class DenoisingBatches(Batches):
@@ -104,7 +111,7 @@ class DenoisingBatches(Batches):
 
     def __init__(
         self,
-        texts: Sequence[Sequence[int]],
+        rows: Sequence[Sequence[int]],
         sentinels: Sequence[int],
         *,
         steps: int,
@@ -116,21 +123,19 @@ class DenoisingBatches(Batches):
         """Plan the batches.
 
         Args:
-            texts: token ids of each text, without the end of the text (see `chunks`).
+            rows: token ids of each row, without the end of the text (see `pack`).
             sentinels: ids of the sentinels.
             steps: number of batches.
-            batch_size: texts per batch; an epoch's last batch may have fewer.
+            batch_size: rows per batch; an epoch's last batch may have fewer.
             seed: decides order and spans.
             pad_id: the padding token.
             eos_id: the end of a text, put after each source and target.
 
         Raises:
-            ModelError: the tokenizer has too few sentinels for the longest text.
+            ModelError: the tokenizer has too few sentinels for the longest row.
         """
-        super().__init__(
-            texts, [()] * len(texts), steps=steps, batch_size=batch_size, seed=seed, pad_id=pad_id
-        )
-        counts = [count_spans(len(row)) for row in texts]
+        super().__init__(rows, [()] * len(rows), steps=steps, batch_size=batch_size, seed=seed, pad_id=pad_id)
+        counts = [count_spans(len(row)) for row in rows]
         needed = 1 + max(spans for _, spans in counts)
         if len(sentinels) < needed:
             raise ModelError(

@@ -19,7 +19,7 @@ from explain.training import presets, recipes, tasks
 from explain.training.batches import Batches, MixedBatches, StagedBatches
 from explain.training.config import TrainConfig, read_rates
 from explain.training.data import Pair, digest
-from explain.training.denoising import CHUNK, DenoisingBatches, chunks, count_spans, sentinel_ids
+from explain.training.denoising import ROW, DenoisingBatches, count_spans, pack, sentinel_ids
 from explain.training.material import Material, Share, of_files, read_texts
 from explain.training.recipes import Recipe
 from explain.training.scoring import Encoded
@@ -49,7 +49,7 @@ class Prepared:
         forced_bos: the first token of every output, such as a language code.
         shares: the tasks of a mixture; none where there is one.
         validation_tasks: for each validation pair its task's number in `shares`.
-        texts: token ids of texts without labels, without the end of the text.
+        texts: rows of token ids of texts without labels, without the ends of the texts.
         notes: what is worth a line in the log.
         facts: fields for `run.json`.
     """
@@ -260,10 +260,10 @@ def _encoded(tokenizer: Any, pairs: Sequence[Pair]) -> Encoded:
 
 
 def _encode_texts(tokenizer: Any, texts: Sequence[str], positions: int | None) -> list[list[int]]:
-    """Texts without labels, in pieces that the model has positions for once a sentinel and the end are in."""
+    """Texts without labels, in rows that the model has positions for once a sentinel and the end are in."""
     inputs, _ = encode(tokenizer, texts, [""] * len(texts))
-    longest = CHUNK if positions is None else min(CHUNK, positions - 1)
-    rows = chunks(inputs, tokenizer.eos_token_id, longest)
+    longest = ROW if positions is None else min(ROW, positions - 1)
+    rows = pack(inputs, tokenizer.eos_token_id, longest)
     if texts and not rows:
         raise InputError("no text to denoise (--denoise) has two tokens; spans cannot be hidden in them")
     return rows
@@ -277,7 +277,7 @@ def _from_scratch(
         words,
         _TASK_VOCABULARY if config.task is not None else choose_vocabulary(words),
         config.tokenizer or "bpe",
-        sentinels=1 + count_spans(CHUNK)[1] if texts else 0,
+        sentinels=1 + count_spans(ROW)[1] if texts else 0,
     )
     encoded = _encode_pairs(tokenizer, material.train, material.validation)
     rows = _encode_texts(tokenizer, texts, None)
