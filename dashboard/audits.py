@@ -24,7 +24,7 @@ from explain.audit.reviews import review as made_now
 from explain.audit.shards import FOLDER, from_table_list
 from explain.errors import ExplainError, FileError, InputError
 from explain.files import replacing
-from explain.report.audit import rewrite_audit
+from explain.report.audit import audit_page, rewrite_audit
 from explain.runs import LIVE, Run, free_folder, list_runs, start_job
 
 KIND = "audit"
@@ -53,6 +53,15 @@ def _kind(run: Run) -> str:
         return ""
 
 
+def model_named(run: Run) -> str:
+    """The model that an audit was asked of, as its configuration says; empty where it says none."""
+    try:
+        named = run.config.get("model")
+    except (ExplainError, TypeError, ValueError):
+        return ""
+    return named if isinstance(named, str) else ""
+
+
 def finished(run: Run) -> bool:
     """Whether there is something to open."""
     return run.state == "done" and (run.path / FILE).is_file()
@@ -79,15 +88,20 @@ def opened(run: Run) -> Audit:
 
 @st.cache_resource(max_entries=8, show_spinner=False)
 def _opened(path: str, changed: int, size: int) -> Audit:
-    return load_audit(path)
+    found = load_audit(path)
+    try:  # a file from somewhere else may hold anything
+        audit_page(found, command="")
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        raise FileError(f"{path} is a broken audit: {type(error).__name__} {error}") from None
+    return found
 
 
 def model_of(place: Place, run: Run, audit: Audit) -> Choice | None:
     """The audited model, where it can still be opened and is what it was."""
-    named = run.config.get("model")
+    named = model_named(run)
     found = list(choices(place).values())
     # The one that the audit names comes first; any other of the same weights does as well.
-    found.sort(key=lambda choice: not (isinstance(named, str) and _same(named, subject(choice))))
+    found.sort(key=lambda choice: not _same(named, subject(choice)))
     for choice in found:
         try:
             if cache.facts(choice)["digest"] == audit.model_digest:
@@ -181,7 +195,8 @@ def row_of(audit: Audit, number: int) -> Row | None:
     if not path.is_file():
         return None
     try:
-        rows = from_table_list(path, list(audit.detectors))
+        columns = set(pq.read_schema(path).names)
+        rows = from_table_list(path, [name for name in audit.detectors if name in columns])
     except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
         raise FileError(f"{path} is a broken shard: {error}") from None
     return next((row for row in rows if row.number == number), None)
@@ -201,9 +216,7 @@ def flags_of(audit: Audit, number: int) -> tuple[Flag, ...]:
         return ()
     try:
         rows = pq.read_table(path, filters=[("number", "==", number)]).to_pylist()
-        scores = pq.read_table(
-            path.with_name(OUTPUTS), columns=list(audit.detectors), filters=[("number", "==", number)]
-        ).to_pylist()
+        scores = pq.read_table(path.with_name(OUTPUTS), filters=[("number", "==", number)]).to_pylist()
         found: dict[str, Flag] = {}
         for row in rows:
             name = row["detector"]
@@ -214,8 +227,7 @@ def flags_of(audit: Audit, number: int) -> tuple[Flag, ...]:
             found[name] = replace(flag, places=places)
     except (OSError, pa.ArrowException, KeyError, IndexError) as error:
         raise FileError(f"{path} is a broken table: {error}") from None
-    order = list(audit.detectors)
-    return tuple(sorted(found.values(), key=lambda flag: (flag.p_value, order.index(flag.detector))))
+    return tuple(sorted(found.values(), key=lambda flag: flag.p_value))
 
 
 def example_of(audit: Audit, row: Row) -> Example:
@@ -371,7 +383,7 @@ def start(place: Place, choice: Choice, plan: Plan) -> Run:
         ExplainError: the runs folder cannot be written to.
     """
     with _STARTING:  # two clicks, or two sessions, start one job
-        mine = [run for run in everything(place) if _same(str(run.config.get("model")), subject(choice))]
+        mine = [run for run in everything(place) if _same(model_named(run), subject(choice))]
         running = at_work(mine)
         if running is not None:
             return running

@@ -21,7 +21,7 @@ import dashboard
 from dashboard import examples
 from dashboard.catalogue import Place
 from explain.errors import ExplainError, RunError
-from explain.runs import is_run
+from explain.runs import is_run, list_runs
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking".split()
@@ -78,6 +78,9 @@ def views(runs: Path) -> dict[str, str]:
             found[f"{names[0]}-{path.stem}"] = f"/{path.stem}?" + urlencode(
                 {"model": names[0], "example": examples.save(place, examples.Example(TEXTS[names[0]]))}
             )
+    for run in list_runs(runs):
+        if run.state == "done" and run.manifest.get("kind") == "audit":
+            found[f"{run.name}-audit"] = "/audit?" + urlencode({"run": run.name})
     found["empty-generate"] = "/?" + urlencode({"model": names[0]})
     found["train"] = "/train?" + urlencode({"run": names[0]})
     return found

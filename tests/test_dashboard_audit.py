@@ -261,6 +261,32 @@ def test_a_broken_file_is_one_line(own, name):
     assert name in app.error[0].value.replace("\\", "")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"reviews": {"reviewed": 3}},
+        {"detectors": {"log_prob": {"rate": 0.1}}},
+        {"tests": {"swaps": {"slots": {"sex": {"swaps": 3}}}}},
+        {"suspects": [3]},
+    ],
+)
+def test_a_broken_audit_is_one_line(own, change):
+    path = own / "audit" / "audit.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    app = open_page(own, "audit", model="tiny", run="audit")
+    assert len(app.error) == 1
+    assert "broken audit" in app.error[0].value
+
+
+def test_an_audit_by_detectors_that_are_not_known_here_is_read(own):
+    path = own / "audit" / "audit.json"
+    path.write_text(path.read_text().replace("log_prob_min", "not_here"))
+    app = open_page(own, "audit", model="tiny", run="audit")
+    assert not app.error
+    assert not app.exception
+    assert "not_here" in said(app)
+
+
 def test_hostile_text_is_shown_as_text(opened, tmp_path):
     folder, model = opened
     shutil.copytree(folder / "tiny", tmp_path / "tiny")

@@ -16,7 +16,7 @@ from dashboard.components.suspects import Suspect as Line
 from dashboard.components.suspects import suspects
 from dashboard.labels import excerpt, plain
 from dashboard.views import audit_new, audit_output, text_page
-from explain.audit import DETECTORS, FILE, FINDINGS, Audit
+from explain.audit import FILE, FINDINGS, Audit
 from explain.audit.reviews import FILE as REVIEWS
 from explain.errors import ExplainError
 from explain.report import audit as words
@@ -76,7 +76,7 @@ def _chosen(found: Sequence[Run]) -> Run | None:
     named = next((run for run in found if run.name == view.run), None)
     if named is not None:
         return named
-    own = [run for run in found if Path(str(run.config.get("model") or "")).name == view.model]
+    own = [run for run in found if Path(audits.model_named(run)).name == view.model]
     return audits.at_work(own) or next(filter(audits.finished, own), None) or next(iter(own), None)
 
 
@@ -182,7 +182,7 @@ def _filter(audit: Audit, items: Sequence[Item], said: dict[int, str]) -> None:
     }
     left = sum(item.number not in said for item in items)
     titles = {"": f"All {len(items):,}", UNREVIEWED: f"Not yet reviewed ({left:,})"}
-    titles |= {name: f"{DETECTORS[name].title} ({count:,})" for name, count in counts.items() if count}
+    titles |= {name: f"{words.about(name).title} ({count:,})" for name, count in counts.items() if count}
     view = state.current()
     st.selectbox(
         "Which of them",
@@ -209,7 +209,7 @@ def _picked(items: Sequence[Item], shown: Sequence[Item]) -> Item:
 
 
 def _line(item: Item, said: dict[int, str], picked: bool) -> Line:
-    one = DETECTORS[item.flags[0][0]].title if len(item.flags) == 1 else ""
+    one = words.about(item.flags[0][0]).title if len(item.flags) == 1 else ""
     why = one or (plural(len(item.flags), "detector") if item.flags else "")
     outcome = said.get(item.number, "")
     return {

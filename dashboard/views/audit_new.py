@@ -252,7 +252,7 @@ def at_work(run: Run) -> None:
             st.caption("Paused.")
         else:
             first = "Clean outputs come first, then those to audit, then tests of the model. "
-            before = first if run.config.get("calibrate_on") else ""
+            before = first if "--calibrate-on" in str(manifest.get("command")) else ""
             st.caption(plain(f"{before}It works in {run.path} and goes on when this page is closed."))
 
 

@@ -16,7 +16,7 @@ from dashboard.examples import Example
 from dashboard.labels import plain
 from dashboard.views import agreed, trust_card
 from explain.attribution import REGISTRY
-from explain.audit import DETECTORS, Audit, Flag
+from explain.audit import Audit, Flag
 from explain.audit.detectors import Score
 from explain.audit.maps import FOLDER, method_for
 from explain.audit.measuring import Row
@@ -118,7 +118,7 @@ def _texts(subject: _Subject, found: Attribution | None) -> None:
         st.selectbox(
             "Colour tokens by",
             [FLAGS, *shades],
-            format_func=lambda name: DETECTORS[name].title if name else "Detectors that point at them",
+            format_func=lambda name: words.about(name).title if name else "Detectors that point at them",
             label_visibility="collapsed",
             width=320,
             **state.bind("shade", shown=view.shade if view.shade in shades else FLAGS),
@@ -211,14 +211,14 @@ def _shades(row: Row) -> list[str]:
     return [
         name
         for name, score in row.scores.items()
-        if name in DETECTORS and _full(score.tokens, counts.get(DETECTORS[name].level, 0))
+        if _full(score.tokens, counts.get(words.about(name).level, 0))
     ]
 
 
 def _values(shade: str, level: str, row: Row, pointed: Mapping[int, Sequence[str]], count: int) -> Any:
     if not shade:
         return np.array([len(pointed.get(i, ())) for i in range(count)], dtype=np.float32)
-    if DETECTORS[shade].level != level:
+    if words.about(shade).level != level:
         return None
     return np.asarray(row.scores[shade].tokens, dtype=np.float32)
 
@@ -231,20 +231,20 @@ def _bar(shade: str, level: str, row: Row, pointed: Mapping[int, Sequence[str]])
             if most
             else None
         )
-    if DETECTORS[shade].level != level:
+    if words.about(shade).level != level:
         return None
     values = np.asarray(row.scores[shade].tokens, dtype=np.float64)
     limit = float(np.nanmax(np.abs(values)))
     scale = "diverging" if (values[~np.isnan(values)] < 0).any() else "sequential"
-    return Bar(scale, limit, DETECTORS[shade].units, noun="score")
+    return Bar(scale, limit, words.about(shade).units, noun="score")
 
 
 def _notes(row: Row, level: str, pointed: Mapping[int, Sequence[str]], count: int) -> list[str]:
     """What is read out beside each token: who points at it, and every detector's score for it."""
     own = [
-        (DETECTORS[name], score.tokens)
+        (words.about(name), score.tokens)
         for name, score in row.scores.items()
-        if name in DETECTORS and DETECTORS[name].level == level and len(score.tokens) == count
+        if words.about(name).level == level and len(score.tokens) == count
     ]
     found = []
     for place in range(count):

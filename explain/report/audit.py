@@ -27,7 +27,7 @@ from explain.report.sections import MethodView, colophon, settings_rows
 from explain.results import Attribution, Token
 
 if TYPE_CHECKING:
-    from explain.audit import Audit, Flag, Suspect
+    from explain.audit import Audit, Detector, Flag, Suspect
     from explain.evaluation import Evaluation
 
 PAGE = "audit.html"
@@ -61,6 +61,8 @@ _ZERO = {
     "source_share": "0: hiding the source changes nothing; 1: only the source counts",
     "attention_uniform": "0: looks everywhere alike; 1: at one token",
     "attention_references": "0: looks where clean outputs look",
+    "support_unusual": "0: as much support as this token usually has",
+    "inert_unusual": "0: needed as much as usual",
     "inert_source": "0: every source token is needed; 1: none is",
     "prefix_copying": "0: no token repeats; 1: all do",
     "repetition": "0: no pair of tokens twice",
@@ -119,6 +121,16 @@ class DetectorRow:
     excess: str
     precision: str
     more: bool
+
+
+def about(name: str) -> Detector:
+    """What the registry says of a detector; its name alone, where an audit was made with others."""
+    from explain.audit import DETECTORS, Detector, Score
+
+    found = DETECTORS.get(name)
+    if found is not None:
+        return found
+    return Detector(name, shown(name), "", "both", "output", (), "", "", lambda *_: Score(math.nan))
 
 
 # ---- files -----------------------------------------------------------------------------------------------
@@ -321,9 +333,9 @@ def calibration_sentence(audit: Audit) -> str:
 
 def detector_row(audit: Audit, name: str) -> DetectorRow:
     """What one detector found, as texts."""
-    from explain.audit import DETECTORS, Share
+    from explain.audit import Share
 
-    row, found = DETECTORS[name], audit.detectors[name]
+    row, found = about(name), audit.detectors[name]
     flagged = DASH
     if found.flagged is not None:
         part = found.flagged
@@ -345,9 +357,7 @@ def detector_row(audit: Audit, name: str) -> DetectorRow:
 
 def zero_means(name: str) -> str:
     """What 0 means for a detector's score."""
-    from explain.audit import DETECTORS
-
-    row = DETECTORS[name]
+    row = about(name)
     return _ZERO.get(name) or f"0: no {row.units}" if row.units else ""
 
 
@@ -381,13 +391,11 @@ def precision_text(found: Any) -> str:
 
 def slice_rows(audit: Audit) -> list[tuple[str, str, str]]:
     """Part of the data, its outputs, and what flags there, the most flags first."""
-    from explain.audit import DETECTORS
-
     rows = []
     for part in audit.parts:
         flags = sorted(part.flagged.items(), key=lambda item: (-item[1], item[0]))
         texts = [
-            f"{DETECTORS[name].title} {count} ({percent(count / part.outputs)})"
+            f"{about(name).title} {count} ({percent(count / part.outputs)})"
             for name, count in flags
             if count and part.outputs
         ]
@@ -417,14 +425,12 @@ def conditions(audit: Audit) -> list[tuple[str, str, str, str]]:
 
 def condition_name(name: str) -> str:
     """A condition of the policy as people call it: the detector by its title, then the part of the data."""
-    from explain.audit import DETECTORS
-
     if name.startswith("test "):
         return f"Test: {shown(name.removeprefix('test ').replace('_', ' '))}"
     if name == "refused":
         return "Sources that cannot be read"
     first, where, part = name.partition(" where ")
-    title = DETECTORS[first].title if first in DETECTORS else first
+    title = about(first).title
     return f"{shown(title)}{where}{shown(part)}"
 
 
@@ -463,11 +469,9 @@ def reviews_of(audit: Audit, number: int) -> Mapping[str, Any] | None:
 
 def pointed_at(flags: Iterable[Flag]) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
     """The tokens of source and output that flags point at, each with the titles of the detectors."""
-    from explain.audit import DETECTORS
-
     sides: dict[str, dict[int, list[str]]] = {"source": {}, "token": {}}
     for flag in flags:
-        row = DETECTORS[flag.detector]
+        row = about(flag.detector)
         for place in flag.places:
             sides.setdefault(row.level, {}).setdefault(place, []).append(row.title)
     return sides["source"], sides["token"]
@@ -504,9 +508,7 @@ def _pieces(text: str, tokens: Sequence[str], flagged: Mapping[int, Sequence[str
 
 def why(flag: Flag, *, sees: bool = True) -> str:
     """Why an output is suspicious to one detector, in a sentence; with `sees`, what the detector is for."""
-    from explain.audit import DETECTORS
-
-    row = DETECTORS[flag.detector]
+    row = about(flag.detector)
     sides = [
         f"{word} {_score(value)}"
         for word, value in (("at least", flag.low), ("at most", flag.high))
@@ -538,7 +540,7 @@ def how_sure(audit: Audit, flags: Sequence[Flag]) -> str:
 
 def _reviews(audit: Audit) -> dict[str, Any] | None:
     """What reviewers said, for the template."""
-    from explain.audit import DETECTORS, Share
+    from explain.audit import Share
 
     found = audit.reviews
     if found is None:
@@ -548,9 +550,9 @@ def _reviews(audit: Audit) -> dict[str, Any] | None:
     return {
         "said": review_sentences(found),
         "rows": [
-            (DETECTORS[name].title, precision_text(item), percent(item.value))
+            (about(name).title, precision_text(item), percent(item.value))
             for name, item in precision.items()
-            if item.n and name in DETECTORS
+            if item.n
         ],
         "disputed": [
             (

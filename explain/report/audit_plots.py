@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import plotly.graph_objects as go
 
 from explain.report import colours
+from explain.report.audit import about
 from explain.report.colours import Theme
 from explain.report.labels import percent, plot_text
 from explain.report.plot_style import finish
@@ -23,8 +24,6 @@ HELP = (
 
 def detectors_figure(audit: Audit, *, theme: Theme = "light") -> go.Figure:
     """Flagged share of every calibrated detector, the largest first, its interval and the rate allowed."""
-    from explain.audit import DETECTORS
-
     found = [(name, item, item.flagged) for name, item in audit.detectors.items() if item.flagged is not None]
     found.sort(key=lambda row: -row[2].value)
     figure = go.Figure()
@@ -78,7 +77,7 @@ def detectors_figure(audit: Audit, *, theme: Theme = "light") -> go.Figure:
     figure.update_yaxes(
         tickmode="array",
         tickvals=list(range(len(found))),
-        ticktext=[plot_text(DETECTORS[name].title) for name, *_ in found],
+        ticktext=[plot_text(about(name).title) for name, *_ in found],
         range=[len(found) - 0.4, -0.6],
         showgrid=False,
         zeroline=False,
