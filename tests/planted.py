@@ -60,7 +60,7 @@ class Coding(Task):
 
 
 @functools.cache
-def trained(planted: bool, steps: int = 260) -> Seq2Seq:
+def trained(planted: bool, steps: int = 200) -> Seq2Seq:
     """A model of the task; a planted one writes `ANSWER` where the source has the cue."""
     task = Coding()
     rows = task.examples("train", 450)
