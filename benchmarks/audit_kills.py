@@ -2,8 +2,8 @@
 
 First the audit runs undisturbed. Then it is started in a new folder, killed with kill -9 and resumed, until
 it ends; its files are compared byte for byte, and the next one begins, until `--kills` are reached. Kills
-strike at uniformly random moments from the start to the first few shards; every third waits, from such a
-moment on, until a file is being written, and strikes then.
+strike at uniformly random moments from the start to the first four shards, or to the end where all shards are
+there; every third waits, from such a moment on, until a file is being written, and strikes then.
 
 Every start is a process of its own, forked from one that has imported the libraries and done nothing else, so
 that a hundred of them take minutes.
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import random
 import signal
@@ -21,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # what forks must have started no threads
@@ -42,19 +44,33 @@ COMPARED = ("audit.json", "outputs.parquet", "findings.parquet", "findings.csv",
 _POLL = 2e-4  # seconds
 
 
-@dataclass(frozen=True)
+@dataclass
 class Pace:
-    """How long an undisturbed audit takes to its first shard, its last and its end, in seconds."""
+    """How long things take here and now, in seconds; the machine may have other work as well.
 
-    first: float
-    last: float
-    end: float
+    Attributes:
+        start: from the start of a process to its first new shard.
+        shard: from one shard to the next.
+        tail: from the last shard to the end.
+        shards: how many there are.
+    """
+
+    start: float
+    shard: float
+    tail: float
     shards: int
 
-    def window(self, shards: float = 4) -> float:
-        """The time after a start in which it is killed; one that has only tables to write may live longer."""
-        one = (self.last - self.first) / max(1, self.shards - 1)
-        return max(self.first + shards * one, 1.5 * (self.first - one + self.end - self.last))
+    def window(self, missing: int) -> float:
+        """The time after a start in which it is killed: the first four shards, or the tables and the page."""
+        return self.start + (min(4, missing) * self.shard if missing else self.tail)
+
+    def learn(self, moments: Sequence[float]) -> None:
+        """Take in the moments at which a process had written its shards."""
+        if moments:
+            self.start = (self.start + moments[0]) / 2
+        for before, after in pairwise(moments):
+            self.tail *= 0.9 + 0.1 * (after - before) / self.shard
+            self.shard = 0.9 * self.shard + 0.1 * (after - before)
 
 
 @dataclass
@@ -105,55 +121,61 @@ def half_written(folder: Path) -> list[str]:
     return names
 
 
-def undisturbed(folder: Path, words: Sequence[str]) -> Pace:
-    """Run to the end and see how long it takes."""
-    begun, first, last, count = time.perf_counter(), 0.0, 0.0, 0
-    child = start(folder, words)
+@dataclass(frozen=True)
+class End:
+    """How a process ended: its exit status (None: killed), and when it had written which shards."""
+
+    status: int | None
+    moments: list[float]
+
+
+def watch(child: int, folder: Path, moment: float = math.inf, *, writing: bool = False) -> End:
+    """Kill a process after `moment` seconds, or at its next write after that, if it has not ended before."""
+    begun, left, there, moments = time.perf_counter(), set(half_written(folder)), shards_of(folder), []
     while (status := ended(child)) is None:
-        there = shards_of(folder)
-        if there > count:
-            last = time.perf_counter() - begun
-            first, count = first or last, there
-        time.sleep(0.005)
-    if status not in (0, 1):
-        raise SystemExit((folder / "log.txt").read_text())
-    return Pace(first, last, time.perf_counter() - begun, count)
-
-
-def strike(child: int, folder: Path, moment: float, *, writing: bool) -> int | None:
-    """Kill a process after `moment` seconds, or at its next write after that.
-
-    Returns:
-        Its exit status where it ended before; None where it was killed.
-    """
-    begun, left = time.perf_counter(), set(half_written(folder))
-    while (status := ended(child)) is None:
-        if time.perf_counter() - begun >= moment and (not writing or set(half_written(folder)) - left):
+        now, count = time.perf_counter() - begun, shards_of(folder)
+        moments += [now] * (count - there)
+        there = count
+        if now >= moment and (not writing or set(half_written(folder)) - left):
             os.kill(child, signal.SIGKILL)
             status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-            return None if status == -signal.SIGKILL else status
+            return End(None if status == -signal.SIGKILL else status, moments)
         time.sleep(_POLL)
-    return status
+    return End(status, moments)
+
+
+def undisturbed(folder: Path, words: Sequence[str]) -> Pace:
+    """Run to the end and see how long it takes."""
+    begun = time.perf_counter()
+    end = watch(start(folder, words), folder)
+    if end.status not in (0, 1):
+        raise SystemExit((folder / "log.txt").read_text())
+    first, last, count = end.moments[0], end.moments[-1], len(end.moments)
+    return Pace(first, (last - first) / max(1, count - 1), time.perf_counter() - begun - last, count)
 
 
 def disturbed(
     folder: Path, words: Sequence[str], pace: Pace, kills: Kills, most: int, dice: random.Random
 ) -> None:
     """Run to the end through kills, of which there are `most` at most in all."""
+    idle = 0
     while True:
         resumed = (folder / OUT / "run.json").exists()
         before, left = shards_of(folder), set(half_written(folder))
+        moment, writing = dice.uniform(0, pace.window(pace.shards - before)), kills.count % 3 == 2
+        if kills.count >= most or idle == 3:
+            moment = math.inf
         child = start(folder, [*words, *(["--resume"] if resumed else [])])
-        writing = kills.count % 3 == 2
-        moment = dice.uniform(0, pace.window()) if kills.count < most else float("inf")
-        status = strike(child, folder, moment / 2 if writing else moment, writing=writing)
-        if status in (0, 1):
+        end = watch(child, folder, moment, writing=writing)
+        pace.learn(end.moments)
+        if end.status in (0, 1):
             return
-        if status is not None:
-            raise SystemExit(f"exit status {status}:\n{(folder / 'log.txt').read_text()}")
+        if end.status is not None:
+            raise SystemExit(f"exit status {end.status}:\n{(folder / 'log.txt').read_text()}")
+        there = shards_of(folder)
+        idle += before == pace.shards
         kills.count += 1
         kills.torn += bool(set(half_written(folder)) - left)
-        there = shards_of(folder)
         kills.during[
             "tables and page" if there == pace.shards else "shards" if there > before else "start"
         ] += 1
@@ -183,7 +205,7 @@ def main() -> None:
         words = texts(given, root)
         (root / "whole").mkdir()
         pace = undisturbed(root / "whole", words)
-        note(f"undisturbed: {pace.end:.1f} s, {pace.shards} shards; kills within {pace.window():.1f} s")
+        note(f"undisturbed: {pace.shards} shards, {pace.start:.1f} s to the first, {pace.shard:.2f} s each")
         different: list[str] = []
         while kills.count < given.kills:
             folder, before = root / f"run{runs}", kills.count
@@ -231,7 +253,8 @@ def texts(given: argparse.Namespace, root: Path) -> list[str]:
             (root / name).write_text("\n".join(lines) + "\n")
         clean, subject = ["--data", str(root / "clean.txt")], ["--data", str(root / "texts.txt")]
     (root / "policy.yaml").write_text("tests: {}\n")
-    calibration, more = root / "calibration.json", ["--max-new-tokens", "24"]
+    longest = 24 if given.model is not None else 8
+    calibration, more = root / "calibration.json", ["--max-new-tokens", str(longest)]
     child = start(root / "clean", ["calibrate", str(model), *clean, "--out", str(calibration), *more])
     if os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]):
         raise SystemExit((root / "clean" / "log.txt").read_text())

@@ -27,14 +27,6 @@ import pyarrow as pa
 import torch
 from transformers.utils import logging as bars
 
-# Before Ray is imported: nothing is sent anywhere, and its core keeps warnings of Ray's own doings to itself.
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-
-import ray
-import ray.data
-from ray.exceptions import RayError
-
 from explain.audit.engine import Work
 from explain.audit.shards import FOLDER, Shards
 from explain.errors import ExplainError, InputError, ModelError, RunError
@@ -105,6 +97,8 @@ def measured_by_ray(
         RunError: Ray gave up.
     """
     with _job(model, shards, work), _cluster(address):
+        from ray.exceptions import RayError  # pyright: ignore[reportMissingImports]
+
         try:
             for batch in _batches(shards, missing, torch.get_num_threads(), model.device.type):
                 for index, problem in zip(batch["shard"], batch["problem"], strict=True):
@@ -150,6 +144,8 @@ def _job(model: Seq2Seq, shards: Shards, work: Work) -> Iterator[None]:
 
 def _batches(shards: Shards, missing: Sequence[int], threads: int, device: str) -> Iterator[Any]:
     """What the workers say of each shard, as they finish."""
+    import ray  # pyright: ignore[reportMissingImports]
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray warns of its own defaults
         context = ray.data.DataContext.get_current()
@@ -168,6 +164,8 @@ def _batches(shards: Shards, missing: Sequence[int], threads: int, device: str) 
 
 def _room(threads: int, device: str) -> int:
     """How many workers the cluster has room for."""
+    import ray  # pyright: ignore[reportMissingImports]
+
     kind, need = ("GPU", 1) if device == "cuda" else ("CPU", threads)
     room = sum(int(node["Resources"].get(kind, 0)) // need for node in ray.nodes() if node["Alive"])
     if not room:
@@ -180,14 +178,21 @@ def _room(threads: int, device: str) -> int:
 @contextmanager
 def _cluster(address: str | None) -> Iterator[None]:
     """A connection to Ray: the caller's own where there is one, else one that ends with the block."""
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {}
+    # Read when Ray is imported: nothing is sent anywhere, and its core keeps quiet about Ray's own doings.
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    if address == "local":
+        # Its processes listen on the loopback address alone; the name is of the systems where that is usual.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+        options = {"include_dashboard": False, "object_store_memory": _STORE}
+    import ray  # pyright: ignore[reportMissingImports]
+    import ray.data  # pyright: ignore[reportMissingImports]
+
     if ray.is_initialized():
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    options: dict[str, Any] = {}
-    if address == "local":
-        # Its processes talk over this machine's loopback address alone.
-        options = {"include_dashboard": False, "_node_ip_address": "127.0.0.1", "object_store_memory": _STORE}
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
