@@ -9,15 +9,14 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from dashboard import analyses, cache
+from dashboard import analyses, cache, snippets
 from dashboard.catalogue import Choice
 from dashboard.examples import Example
-from explain.analysis import Edit
+from explain.analysis import Edit, functions_in_all
 from explain.comparison.inside import blocks_of
 from explain.comparison.pair import HeadShift, head_shifts
 from explain.evaluation.agreement import same_tokens
 from explain.model import Seq2Seq
-from explain.model.attention import PointFunction
 from explain.results import Attribution, Generation
 
 FURTHEST = 5
@@ -49,7 +48,7 @@ class Pair:
     def changed(self) -> AbstractContextManager[Seq2Seq]:
         """The model of B, with what is silenced silenced for as long as the block runs."""
         model = cache.model(self.rival)
-        return model.intervene(_functions(self.edits)) if self.edits else nullcontext(model)
+        return model.intervene(functions_in_all(self.edits)) if self.edits else nullcontext(model)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,20 +123,44 @@ def explained(pair: Pair, output: str, method: str, tell: Callable[[int, int], N
     return Both(a, b, map_a, map_b, aligned, tuple(shifts), tuple(patterns))
 
 
-def _functions(edits: Sequence[Edit]) -> dict[str, PointFunction]:
-    """Functions by hook point that make edits in every row."""
-    found: dict[str, list[Edit]] = {}
-    for edit in edits:
-        found.setdefault(edit.point, []).append(edit)
-    return {point: _put(own) for point, own in found.items()}
+def python(pair: Pair, output: str, method: str, *, heads: bool = False) -> list[str]:
+    """Lines that explain A's output under both conditions, as `map_a` and `map_b`.
+
+    Args:
+        pair: the two conditions.
+        output: what A wrote.
+        method: the attribution method.
+        heads: with what every head looks at, as `looks_a` and `looks_b`, and `shifts`.
+    """
+    same = pair.choice == pair.rival
+    opened = snippets.opened(pair.choice)
+    rival = "rival = model" if same else snippets.opened(pair.rival)[-1].replace("model =", "rival =")
+    first = snippets.call(
+        "model.force", [repr(pair.example.source), repr(output)], analyses.reading(pair.example)
+    )
+    second = snippets.call(
+        "rival.force", [repr(pair.other.source), repr(output)], analyses.reading(pair.other)
+    )
+    lines = [*opened, rival, *_edits(pair), f"a = {first}", f"map_a = model.attribute(a, method={method!r})"]
+    inside = [f"b = {second}", f"map_b = rival.attribute(b, method={method!r})"]
+    if heads:
+        lines.insert(1, "from explain.comparison.inside import blocks_of")
+        lines.insert(2, "from explain.comparison.pair import head_shifts")
+        lines.append('looks_a = model.capture(a, "*.pattern")')
+        inside += [
+            'looks_b = rival.capture(b, "*.pattern")',
+            f"shifts = head_shifts(looks_a, looks_b, blocks_of(model, rival), same={same})",
+        ]
+    if pair.edits:
+        names = "Edit, functions_in_all"
+        lines.insert(1, f"from explain.analysis import {names}")
+        return [*lines, "with rival.intervene(functions_in_all(edits)):", *(f"    {line}" for line in inside)]
+    return [*lines, *inside]
 
 
-def _put(edits: Sequence[Edit]) -> PointFunction:
-    def function(tensor: Tensor) -> Tensor:
-        tensor = tensor.clone()
-        for edit in edits:
-            index = tuple(slice(None) if number is None else number for number in edit.where)
-            tensor[(slice(None), *index)] = edit.value
-        return tensor
-
-    return function
+def _edits(pair: Pair) -> list[str]:
+    if not pair.edits:
+        return []
+    return [
+        f"edits = [{', '.join(f'Edit({e.point!r}, {e.where!r}, {float(e.value)!r})' for e in pair.edits)}]"
+    ]

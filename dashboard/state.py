@@ -65,6 +65,7 @@ class View:
         changed: what two outputs differ in: the `source`, the `model`, a `head`, or whole `models`.
         rival: the other model, by its name in the catalogue.
         silenced: the place that is silenced, as `explain.analysis.site_named` reads it.
+        shifted: the head whose change of attention is shown, as `BLOCK.HEAD`; empty for the furthest.
         finding: number of the audited output that is looked at; -1 is the most suspicious one.
         detector: whose flagged outputs are listed; empty for all, `unreviewed` for those without a verdict.
         shade: the detector whose scores colour its tokens; empty for how many point at them.
@@ -109,6 +110,7 @@ class View:
     changed: str = "source"
     rival: str = ""
     silenced: str = ""
+    shifted: str = ""
     finding: int = -1
     detector: str = ""
     shade: str = ""

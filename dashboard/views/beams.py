@@ -11,7 +11,7 @@ from dashboard.catalogue import Choice
 from dashboard.components.beams import beams
 from dashboard.examples import Example
 from dashboard.labels import plain
-from explain.report.beam_tree import branches
+from explain.report.beam_tree import beam_tree_figure, branches
 from explain.report.labels import plural
 from explain.results import BeamSearch
 
@@ -39,11 +39,8 @@ def show(choice: Choice, example: Example, *, on_choose: Callable[[list[int]], o
         st.caption("The beginning that was given is the whole output already: there is nothing to search.")
         return
     _tree(search, wanted, own > 1, lambda node: on_choose(search.ids(node)))
-    with st.container(
-        horizontal=True, vertical_alignment="top", gap="small", wrap=False, key="under_beam_tree"
-    ):
-        _reading(search)
-        _take_away(choice, example, search, wanted)
+    _reading(search)
+    _figure(choice, example, search, wanted)
 
 
 def _ask() -> None:
@@ -91,26 +88,26 @@ def _reading(search: BeamSearch) -> None:
     )
 
 
-def _take_away(choice: Choice, example: Example, search: BeamSearch, wanted: int) -> None:
-    with st.popover("Save", type="tertiary", icon=":material/download:", key="save_beams"):
-        st.download_button(
-            "Numbers (CSV)",
-            data=lambda: search.to_frame().to_csv(index=False),
-            file_name="explain-beams.csv",
-            mime="text/csv",
-            help="One row for each token that was followed.",
-            on_click="ignore",
-            key="file_beams.csv",
+def _figure(choice: Choice, example: Example, search: BeamSearch, wanted: int) -> None:
+    """The tree as a figure, which can be saved as every other."""
+    dropped = state.current().dropped
+    options = dict(example.controls) | {"num_beams": wanted}
+    for name in ("do_sample", "temperature", "top_k", "top_p", "seed"):
+        options.pop(name, None)
+    if example.prefix:
+        options["prefix_ids"] = list(example.prefix)
+    lines = [
+        *snippets.opened(choice),
+        f"search = {snippets.call('model.beam_search', [repr(example.source)], options)}",
+        "print(search.to_frame())",
+    ]
+    with st.expander("As a figure, to save it", key="beam_figure"):
+        frame.figure(
+            beam_tree_figure(search, dropped=dropped, theme=frame.theme()),
+            "Each mark is a token, the larger the likelier where it stands; the strong line is the winner. A "
+            "beam that was returned ends in its place and its score; open marks were dropped.",
+            key="map_beams",
+            alt=f"Tree: what {wanted} beams followed, output positions from left to right",
+            data=search.to_frame,
+            python=snippets.shown(lines, [], f"beam_tree_figure(search, dropped={dropped})", "beam_tree"),
         )
-        options = dict(example.controls) | {"num_beams": wanted}
-        for name in ("do_sample", "temperature", "top_k", "top_p", "seed"):
-            options.pop(name, None)
-        if example.prefix:
-            options["prefix_ids"] = list(example.prefix)
-        lines = [
-            *snippets.opened(choice),
-            f"search = {snippets.call('model.beam_search', [repr(example.source)], options)}",
-            "print(search.to_frame())",
-        ]
-        st.caption("The same in Python")
-        st.code("\n".join(lines), language="python", wrap_lines=True)

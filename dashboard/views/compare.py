@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import streamlit as st
 
-from dashboard import analyses, cache, frame, pairs, sidebar, state
+from dashboard import analyses, cache, frame, pairs, sidebar, snippets, state
 from dashboard.catalogue import Choice, Place, choices, current_place
 from dashboard.components.beside import beside
 from dashboard.components.strips import Bar, Strip, strips
@@ -170,7 +170,7 @@ def _reasons(pair: Pair, generation: Generation) -> None:
             "because the output does."
         )
     )
-    _maps(found, pair, method.label)
+    _maps(found, pair, method.label, pairs.python(pair, generation.target_text, name))
     frame.section("Where the heads look")
     if not found.aligned:
         st.caption(
@@ -183,10 +183,10 @@ def _reasons(pair: Pair, generation: Generation) -> None:
             )
         )
         return
-    _heads(found)
+    _heads(found, pairs.python(pair, generation.target_text, name, heads=True))
 
 
-def _maps(found: Both, pair: Pair, label: str) -> None:
+def _maps(found: Both, pair: Pair, label: str, python: list[str]) -> None:
     """Both maps lit up by the token that is picked, and their difference below."""
     a, b = found.map_a, found.map_b
     at = picking.step_of(found.a)
@@ -241,6 +241,7 @@ def _maps(found: Both, pair: Pair, label: str) -> None:
                     alt=f"Heat map: {label}, {pair.names[place]}",
                     zoom=True,
                     data=each.to_frame,
+                    python="\n".join([*python, f"map_{'ab'[place]}.plot().show()"]),
                 )
 
 
@@ -298,26 +299,29 @@ def _agreement(a: Attribution, b: Attribution, at: int) -> None:
         st.caption(plain(said))
 
 
-def _heads(found: Both) -> None:
+def _heads(found: Both, python: list[str]) -> None:
     """How far every head looks elsewhere, and where to in those that do most."""
     frame.figure(
         shifts_figure(found.shifts, theme=frame.theme()),
         SHIFT_HELP,
         key="wide_shifts",
         alt="Heat maps: how far each head looks elsewhere, layer by layer",
+        python=snippets.shown(python, [], "shifts_figure(shifts)", "pair_plots"),
     )
     if not found.patterns:
         st.caption("Every head looks at the same places in both.")
         return
-    names = [f"{shift.a} · head {shift.head}" for shift, _, _ in found.patterns]
-    chosen = st.pills(
+    names = [f"{shift.a}.{shift.head}" for shift, _, _ in found.patterns]
+    wanted = state.current().shifted
+    chosen = wanted if wanted in names else names[0]
+    bits = {name: shift.bits for name, (shift, _, _) in zip(names, found.patterns, strict=True)}
+    st.pills(
         "Where does it look instead?",
-        range(len(names)),
-        format_func=lambda place: plain(f"{names[place]} ({number(found.patterns[place][0].bits)} bits)"),
-        default=0,
-        key="compare_head",
+        names,
+        format_func=lambda name: plain(f"{' · head '.join(name.rsplit('.', 1))} ({number(bits[name])} bits)"),
+        **state.bind("shifted", shown=chosen),
     )
-    shift, a, b = found.patterns[chosen or 0]
+    shift, a, b = found.patterns[names.index(chosen)]
     grid = difference_grid(shift, a, b, found.a)
     frame.figure(
         grid_figure(grid, theme=frame.theme()),
@@ -325,4 +329,18 @@ def _heads(found: Both) -> None:
         key="map_shift",
         alt=f"Heat map: {grid.title}, what it looks at in B less what it looks at in A",
         zoom=len(grid.columns) > 40,
+        python=snippets.shown(
+            [
+                *python,
+                f"shift = next(s for s in shifts if (s.a, s.head) == {(shift.a, shift.head)!r})",
+                'a_looks = looks_a[f"{shift.a}.pattern"][0, shift.head]',
+                'b_looks = looks_b[f"{shift.b}.pattern"][0, shift.partner]',
+                "grid = difference_grid(shift, a_looks, b_looks, a)",
+            ],
+            [],
+            "grid_figure(grid)",
+            "causal_plots",
+        ).replace(
+            "import explain\n", "import explain\nfrom explain.report.pair_plots import difference_grid\n", 1
+        ),
     )

@@ -9,7 +9,7 @@ from typing import Literal
 import pandas as pd
 import streamlit as st
 
-from dashboard import evaluations, frame, jobs, saved, state
+from dashboard import evaluations, frame, jobs, saved, snippets, state
 from dashboard.catalogue import Choice, Place, choices
 from dashboard.evaluations import DATA, TASK
 from dashboard.labels import plain
@@ -74,7 +74,7 @@ def _one(item: Saved) -> None:
     with frame.friendly():
         path = item.run.path / FILE
         found = _comparison(str(path), path.stat().st_mtime_ns) if path.is_file() else load_comparison(path)
-        _figures(found)
+        _figures(found, path)
 
 
 @st.cache_resource(max_entries=8, show_spinner=False)
@@ -95,8 +95,9 @@ def _at_work(item: Saved) -> None:
     st.caption("It goes on when this page is closed; it can be cancelled in the list on the left.")
 
 
-def _figures(found: Comparison) -> None:
+def _figures(found: Comparison, path: Path) -> None:
     """The answer, the figures, the table."""
+    python = ["import explain", "", f"comparison = explain.load_comparison({str(path)!r})"]
     word, colour = _ALARMS[found.alarm.alarm]
     with st.container(border=True, key="comparison_answer"):
         st.badge(word, color=colour)
@@ -111,6 +112,7 @@ def _figures(found: Comparison) -> None:
         "interval; 1 is all of them. Wholly left of the floor is further than another seed moves them.",
         key="wide_drift",
         alt="Marks with intervals: strongest tokens in common, by method, beside the floor",
+        python=snippets.shown(python, [], "drift_figure(comparison)", "comparison_plots"),
     )
     rows = []
     for name, drift in found.figures.drift.items():
@@ -141,6 +143,7 @@ def _figures(found: Comparison) -> None:
         "retrained models, or at the largest value where that is more.",
         key="wide_comparison_heads",
         alt="Heat map: divergence of every head of A from its partner in B",
+        python=snippets.shown(python, [], "heads_figure(comparison)", "comparison_plots"),
     )
     models = f"A is {shown(found.a.name)}, B is {shown(found.b.name)}"
     floor = ", ".join(shown(model.name) for model in found.floor_models)

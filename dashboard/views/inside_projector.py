@@ -6,7 +6,7 @@ import math
 
 import streamlit as st
 
-from dashboard import analyses, cache, frame, state
+from dashboard import analyses, cache, frame, snippets, state
 from dashboard.analyses import Progress
 from dashboard.catalogue import Choice, Place
 from dashboard.views import costly, many_texts
@@ -70,6 +70,23 @@ def show(place: Place, choice: Choice) -> None:
         alt=f"Points: states of {_state(point)}, coloured by {COLOURS[colour]}",
         zoom=True,
         data=found.to_frame,
+        python=_python(choice, texts, point, colour),
+    )
+
+
+def _python(choice: Choice, texts: many_texts.Texts, point: str, colour: str) -> str:
+    """Lines that make the figure."""
+    kind, given, *_ = texts.key
+    subject = repr(list(given) if kind == "texts" and isinstance(given, tuple) else given)
+    options = {"examples": texts.count, **texts.options}
+    table = snippets.call("hidden_states", ["model", subject, repr([point])], options)
+    lines = [
+        *snippets.opened(choice),
+        f"table = {table}[{point!r}]",
+        f'found = project(table, "pca", rows={MOST_POINTS})',
+    ]
+    return snippets.shown(
+        lines, ["hidden_states", "project"], f"projection_figure(found, {colour!r})", "neuron_plots"
     )
 
 

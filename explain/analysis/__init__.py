@@ -3,7 +3,7 @@
 from explain.analysis.ablation import Ablation, MeanAblation, ablate, mean_ablation
 from explain.analysis.alignment import WordAlignment, word_alignment
 from explain.analysis.contributions import Component, Contributions, TokenScore, contributions
-from explain.analysis.edits import Edit, values_under
+from explain.analysis.edits import Edit, functions_in_all, values_under
 from explain.analysis.effects import Site, site_named
 from explain.analysis.heads import (
     Head,
@@ -92,6 +92,7 @@ __all__ = [
     "contributions",
     "decoder_lens",
     "disagreement",
+    "functions_in_all",
     "head_ablation",
     "head_importance",
     "head_roles",

@@ -268,6 +268,25 @@ def functions_of(versions: Sequence[Version]) -> dict[str, PointFunction]:
     return {point: _applied(own) for point, own in rounds.items()}
 
 
+def functions_in_all(edits: Version) -> dict[str, PointFunction]:
+    """Functions by hook point, for `model.intervene`, that make the same edits in every row of a batch."""
+    found: dict[str, list[Edit]] = {}
+    for edit in edits:
+        found.setdefault(edit.point, []).append(edit)
+    return {point: _in_all(own) for point, own in found.items()}
+
+
+def _in_all(edits: Version) -> PointFunction:
+    def function(tensor: Tensor) -> Tensor:
+        tensor = tensor.clone()
+        for edit in edits:
+            index = tuple(slice(None) if number is None else number for number in edit.where)
+            tensor[(slice(None), *index)] = edit.value
+        return tensor
+
+    return function
+
+
 def _applied(rounds: Sequence[Mapping[int, Edit]]) -> PointFunction:
     def function(tensor: Tensor) -> Tensor:
         # q, k and v are also the cache's, and autograd's.
