@@ -277,7 +277,6 @@ def test_the_story_names_the_planted_cue(told):
     assert "“today” decides" in shortcut.text
     assert shortcut.evidence["probes"] == 8
     assert shortcut.evidence["effect"] >= math.log(2)
-    assert shortcut.evidence["share"] >= 2 * shortcut.evidence["chance"]
     assert shortcut.evidence["exact_match"] <= 0.25
     assert len(story.heads_frame()) == 5 * len(story.looks[0].heads.rows)
 
@@ -286,7 +285,7 @@ def test_the_story_names_the_planted_cue(told):
 
 
 def look(
-    step: int, *, alignment=(0.1, 0.1), flipped=0.0, precision=0.1, exact=0.0, loss=1.0, share=0.1
+    step: int, *, alignment=(0.1, 0.1), flipped=0.0, precision=0.1, exact=0.0, loss=1.0, effect=0.0
 ) -> Look:
     """A look of two cross-attention heads and a cue that four probes have."""
     head = {name: 0.5 for name in ("entropy", "relative_entropy", "distance", "diagonal", "previous")}
@@ -307,7 +306,7 @@ def look(
         }
     )
     some = Estimate(precision, precision, precision, 9)
-    row = SwapRow("agency", 4, flipped, share, 0.1, 2.0, 0.5, 1.0)
+    row = SwapRow("agency", 4, flipped, 0.4, 0.1, effect, 0.5, 1.0)
     return Look(step, loss, 0.5, exact, some, some, 0.1, some, math.nan, heads, (row,))
 
 
@@ -339,10 +338,10 @@ def test_a_cue_that_few_probes_have_is_not_named():
     looks = [look(0, flipped=1.0), look(10, flipped=1.0)]
     assert any(one.kind == "shortcut" for one in find(looks, StoryRules()))
     assert not any(one.kind == "shortcut" for one in find(looks, StoryRules(fewest=5)))
-    # An effect counts where the maps see the cue as well, be the model sure or not.
-    assert not any(one.kind == "shortcut" for one in find([look(0)], StoryRules()))
-    assert any(one.kind == "shortcut" for one in find([look(0, share=0.3)], StoryRules()))
-    assert not any(one.kind == "shortcut" for one in find([look(0, share=0.3)], StoryRules(effect=2.5)))
+    # Be the model sure or not: what the cue takes of the right output counts, whatever the maps say.
+    assert any(one.kind == "shortcut" for one in find([look(0, effect=-0.7)], StoryRules()))
+    assert not any(one.kind == "shortcut" for one in find([look(0, effect=0.6)], StoryRules()))
+    assert any(one.kind == "shortcut" for one in find([look(0, effect=0.6)], StoryRules(effect=0.5)))
     with pytest.raises(InputError, match="between 0 and 1"):
         StoryRules(flipped=2)
 

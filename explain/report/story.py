@@ -96,9 +96,8 @@ def _facts(story: TrainingStory) -> list[tuple[str, str]]:
         ("Maps are right", f"precision at 1, {whole_percent(rules.precision)} of the way from chance to 1"),
         (
             "A cue decides",
-            f"it moves the right output by {number(rules.effect)} nats and has {number(rules.share, 0)} "
-            f"times its chance of the attribution, or flips {whole_percent(rules.flipped)} of at least "
-            f"{rules.fewest} probes",
+            f"swapping it moves the right output by {number(rules.effect)} nats, or flips "
+            f"{whole_percent(rules.flipped)} of at least {rules.fewest} probes",
         ),
         ("Each must", "hold at its look and at every later one"),
     ]

@@ -25,8 +25,8 @@ class StoryRules:
         advantage: the lower bound of how much more the probability falls when what the maps rank first is
             hidden than when random tokens are.
         effect: nats; a cue decides when it takes (or gives) this much of the right output's log-probability
-            (log 2 halves it) and has `share` of the attribution, or when it flips the output.
-        share: so many times chance, of the attribution at the tokens that the cue might decide.
+            (log 2 halves it), or when it flips the output. Its share of the maps is evidence and no
+            condition: an encoder may have mixed the cue into other places, where maps do not show it.
         flipped: of the probes that have a cue, those where swapping it changes what the model is more likely
             than not to write.
         fewest: probes that must have a cue before it is named.
@@ -37,7 +37,6 @@ class StoryRules:
     precision: float = 0.5
     advantage: float = 0.05
     effect: float = math.log(2)
-    share: float = 2.0
     flipped: float = 0.5
     exact_match: float = 0.5
     fewest: int = 4
@@ -45,7 +44,7 @@ class StoryRules:
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
-            if each.name in ("effect", "share"):
+            if each.name == "effect":
                 if not 0 <= value < math.inf:
                     raise InputError(f"the rule {each.name} is {value}; it must be at least 0")
             elif each.name != "fewest" and not 0 <= value <= 1:
@@ -279,8 +278,7 @@ def _shortcuts(looks: Sequence[Look], rules: StoryRules) -> list[Finding]:
 
 
 def _decides(row: SwapRow, rules: StoryRules) -> bool:
-    leans = abs(row.effect) >= rules.effect and row.share >= rules.share * row.chance
-    return leans or row.flipped >= rules.flipped
+    return abs(row.effect) >= rules.effect or row.flipped >= rules.flipped
 
 
 def _exact(looks: Sequence[Look], rules: StoryRules) -> list[Finding]:
