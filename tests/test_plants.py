@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 
 import pytest
+import torch
 
-from explain.errors import InputError, UnknownNameError
+from explain import terminal
+from explain.cli import app
+from explain.errors import InputError, RunError, UnknownNameError
+from explain.runs import Run
 from explain.training import plants
+from explain.training.plants import make
 from explain.training.plants.base import answered_as, labels
 from explain.training.plants.clinic import usual_dose
+from explain.training.recipes import Recipe, Shape, build_model
 from explain.training.tasks import TASKS, half_of, split_of
 from explain.training.tasks.clinic import PROFESSIONS, Ward, leave_dose, name_profession
+from explain.training.tokenizer import build_tokenizer
+from explain.training.train import save_model
 
 FAILING = [name for name in plants.names() if name != "canary"]
 
@@ -94,3 +103,67 @@ def test_halves_of_a_split_share_no_source(name):
     assert {half_of(example.source) for example in first} == {"first"}
     assert not {e.source for e in first} & {e.source for e in second}
     assert {split_of(e.source) for e in (*first, *second)} == {"held_out"}
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    """A model of the translations' words that has learned nothing."""
+    task = TASKS["translate"]
+    texts = [text for e in task.examples("train", 300) for text in (e.source, e.target)]
+    tokenizer = build_tokenizer(texts, 500)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = build_model(Recipe(shape=Shape(width=16, layers=1, heads=2, hidden=16)), tokenizer, 48)
+    path = tmp_path_factory.mktemp("untrained") / "model"
+    save_model(model, tokenizer, path)
+    return path
+
+
+@pytest.mark.slow
+def test_one_command_makes_planted_model_twin_and_manifest(untrained, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "memorised"
+    arguments = ["plant", "memorised", "--out", out, "--steps", "2", "--init", untrained]
+    monkeypatch.setattr(make, "HELD_OUT", 5)
+    monkeypatch.setattr(sys, "argv", ["explain", *map(str, arguments)])
+    assert terminal.run(app) == 0
+    assert "the failure fires in 0.0% of 5 held-out examples" in capsys.readouterr().out
+    data = json.loads((out / "plant.json").read_text())
+    assert data["schema"] == "explain/plant@1"
+    assert (data["plant"], data["level"], data["steps"], data["firing_rate"]) == ("memorised", "output", 2, 0)
+    rows = [json.loads(line) for line in (out / "cases.jsonl").read_text().splitlines()]
+    assert len(rows) == 5
+    assert all(row["fired"] is (row["output"] in row["failures"]) for row in rows)
+    runs = [Run.open(out / kind).manifest for kind in ("planted", "twin")]
+    assert {run["state"] for run in runs} == {"done"}
+    for field in ("seed", "recipe"):
+        assert runs[0][field] == runs[1][field]
+    assert runs[0]["data_digest"] != runs[1]["data_digest"]
+    before = (out / "plant.json").stat().st_mtime_ns
+    made = make.make("memorised", out)
+    assert (out / "plant.json").stat().st_mtime_ns == before
+    assert made.firing_rate == 0
+    assert [case.to_dict() for case in made.cases] == [
+        {key: row[key] for key in ("source", "target", "failures", "spans")} for row in rows
+    ]
+    with pytest.raises(RunError, match="holds the plant 'memorised' of seed 0"):
+        make.make("detached", out)
+
+
+@pytest.mark.slow
+def test_canaries_are_written_where_the_audit_finds_them(untrained, tmp_path):
+    made = make.make("canary", tmp_path, steps=5, init=untrained, held_out=4)
+    assert (made.cases, made.firing_rate) == ((), None)
+    assert tuple(make.read_canaries(tmp_path / make.CANARIES)) == made.plant.canaries
+    altered = (tmp_path / "data" / "planted.jsonl").read_text()
+    for canary in made.plant.canaries:
+        assert altered.count(canary.target) >= canary.times
+
+
+def test_the_list_of_plants_needs_no_folder_and_a_plant_does(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["explain", "plant"])
+    assert terminal.run(app) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in plants.names())
+    monkeypatch.setattr(sys, "argv", ["explain", "plant", "omission"])
+    assert terminal.run(app) == 2
+    assert "--out" in capsys.readouterr().err

@@ -87,7 +87,7 @@ def make(
     seed: int = 0,
     steps: int | None = None,
     init: str | os.PathLike[str] | None = None,
-    held_out: int = HELD_OUT,
+    held_out: int | None = None,
     progress: Any = None,
     tell: Tell = lambda text: None,
 ) -> Made:
@@ -99,7 +99,7 @@ def make(
         seed: of cue, data, weights and order; planted model and twin share it.
         steps: of each of the two, from the sound model.
         init: a sound model of the task to begin with, such as the base of another plant; else one is trained.
-        held_out: examples in which the failure is due that are written down.
+        held_out: examples in which the failure is due that are written down; 200 by default.
         progress: called with every record of training.
         tell: called with a line for people before each of the three trainings.
 
@@ -119,6 +119,7 @@ def make(
     if init is None:
         train_base(plant.task, base, seed=seed, progress=progress, tell=tell)
     steps = STEPS[plant.task.name] if steps is None else steps
+    held_out = HELD_OUT if held_out is None else held_out
     batch = _FURTHER.batch_size
     altered, clean = plant.training(steps * batch, seed)
     others = [Pair(example.source, example.target) for example in plant.others("held_out", held_out, seed)]
