@@ -157,7 +157,7 @@ def measured(runs: Path, item: Any, clean: int, examples: int) -> dict[str, Any]
     share = min(plant.share, 0.25) if due else 0.0
     some = round(clean * share)
     mixed = [*ordinary[: clean - some], *due[:some]]
-    others = [*ordinary[clean:], *due[some : some + examples]]
+    others = [*ordinary[clean:], *due[some : some + round(examples * share / (1 - share))]]
     calibration = calibrated(planted, ordinary[:clean], names)
     wrong, right = scored_planted(planted, calibration, names, item, cases, ordinary[clean:], examples)
     result = {

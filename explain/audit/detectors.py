@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from explain.audit.evidence import Evidence
-from explain.audit.references import References, cdf, logarithm
+from explain.audit.references import References, cdf, doubt, logarithm
 from explain.errors import UnknownNameError
 
 Direction = Literal["low", "high", "both"]
@@ -208,18 +208,47 @@ def _to_references(evidence: Evidence, context: Context) -> Score:
     return Score(context.references.attention_distance(cdf(_part(evidence.attention).mean(0))))
 
 
+def _doubts(evidence: Evidence, references: References) -> list[float]:
+    generation = evidence.generation
+    return references.doubt.distance(generation.target_ids.tolist(), doubt(generation.log_probs))
+
+
+def _informs(evidence: Evidence, references: References) -> list[float]:
+    ids, values = evidence.generation.target_ids.tolist(), _part(evidence.information).tolist()
+    return references.information.distance(ids, values)
+
+
+def _supports(evidence: Evidence, references: References) -> list[float]:
+    ids, values = evidence.generation.target_ids.tolist(), logarithm(_part(evidence.support))
+    return references.support.distance(ids, values)
+
+
+def _doubted(evidence: Evidence, context: Context) -> Score:
+    if context.references is None:
+        return Score(math.nan)
+    return _extreme(torch.tensor(_doubts(evidence, context.references)), max)
+
+
 def _unusual(evidence: Evidence, context: Context) -> Score:
     if context.references is None:
         return Score(math.nan)
-    ids, values = evidence.generation.target_ids.tolist(), _part(evidence.information).tolist()
-    return _lowest(torch.tensor(context.references.information.distance(ids, values)))
+    return _lowest(torch.tensor(_informs(evidence, context.references)))
 
 
 def _unsupported(evidence: Evidence, context: Context) -> Score:
     if context.references is None:
         return Score(math.nan)
-    ids, values = evidence.generation.target_ids.tolist(), logarithm(_part(evidence.support))
-    return _lowest(torch.tensor(context.references.support.distance(ids, values)))
+    return _lowest(torch.tensor(_supports(evidence, context.references)))
+
+
+def _suspicious(evidence: Evidence, context: Context) -> Score:
+    """Doubt, missing information and missing support of every token, each where it is worse than usual."""
+    if context.references is None:
+        return Score(math.nan)
+    doubts = torch.tensor(_doubts(evidence, context.references)).clamp(min=0)
+    informs = torch.tensor(_informs(evidence, context.references)).clamp(max=0)
+    supports = torch.tensor(_supports(evidence, context.references)).clamp(max=0)
+    return _extreme(doubts - informs - supports, max)
 
 
 def _unneeded(evidence: Evidence, context: Context) -> Score:
@@ -368,6 +397,28 @@ _ROWS = (
         "",
         _inert,
         marked=INERT,
+    ),
+    Detector(
+        "doubt_unusual",
+        "Token that the model doubts more than usual",
+        "fabricated and defaulted fields",
+        "high",
+        "token",
+        ("scores", "references"),
+        "standard deviations",
+        "",
+        _doubted,
+    ),
+    Detector(
+        "token_unusual",
+        "Token doubted more, informed and supported less than usual",
+        "fabricated and defaulted fields, detached outputs",
+        "high",
+        "token",
+        ("filled", "hiding", "references"),
+        "standard deviations, summed",
+        "",
+        _suspicious,
     ),
     Detector(
         "support_unusual",

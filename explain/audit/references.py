@@ -21,6 +21,7 @@ _FEWEST = 8  # occurrences from which a token, or a token after others, has figu
 _LEAST_SPREAD = 0.25  # nats, or of a logarithm
 _CONTEXT = 3  # tokens that are looked up together: the token and two before it
 _LEAST = 0.05  # nats: what hiding costs is compared by logarithm, above this
+_SURE = 1e-3  # nats: a token that is less surprising is a sure one
 
 Ids: TypeAlias = tuple[int, ...]
 Figures: TypeAlias = tuple[float, float, int]
@@ -95,12 +96,18 @@ def logarithm(costs: Tensor) -> list[float]:
     return (costs.clamp(min=0) + _LEAST).log().tolist()
 
 
+def doubt(log_probs: Tensor) -> list[float]:
+    """How surprising tokens are to the model, as logarithms of nats: high is doubtful."""
+    return (-log_probs.clamp(max=0) + _SURE).log().tolist()
+
+
 @dataclass(frozen=True, eq=False)
 class References:
     """What clean outputs look like.
 
     Attributes:
         attention: float [output, POINTS], cumulative distributions of their mean cross-attention.
+        doubt: of output tokens, the logarithm of their surprise (their negative log-probability), nats.
         information: of output tokens, what is usual of their information, nats.
         support: of output tokens, the logarithm of what hiding the source token they need most costs them.
         needed: of source tokens, the logarithm of what hiding them costs.
@@ -108,6 +115,7 @@ class References:
     """
 
     attention: np.ndarray
+    doubt: Usual
     information: Usual
     support: Usual
     needed: Usual
@@ -129,6 +137,7 @@ class References:
         return {
             "outputs": self.outputs,
             "attention": [[round(value, 4) for value in row] for row in self.attention.tolist()],
+            "doubt": self.doubt.to_dict(),
             "information": self.information.to_dict(),
             "support": self.support.to_dict(),
             "needed": self.needed.to_dict(),
@@ -138,10 +147,10 @@ class References:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Read references back from their JSON object."""
         attention = np.asarray(data["attention"], dtype=np.float64).reshape(-1, POINTS)
-        information, support, needed = (
-            Usual.from_dict(data[name]) for name in ("information", "support", "needed")
+        doubt, information, support, needed = (
+            Usual.from_dict(data[name]) for name in ("doubt", "information", "support", "needed")
         )
-        return cls(attention, information, support, needed, int(data["outputs"]))
+        return cls(attention, doubt, information, support, needed, int(data["outputs"]))
 
 
 def _rounded(row: Figures) -> list[float]:
@@ -158,6 +167,9 @@ def references_of(evidence: Sequence[Evidence]) -> References:
     curves = [cdf(item.attention.mean(0)) for item in evidence[:MOST] if item.attention is not None]
     found = References(
         np.asarray(curves, dtype=np.float64).reshape(-1, POINTS),
+        Usual.of(
+            (item.generation.target_ids.tolist(), doubt(item.generation.log_probs)) for item in evidence
+        ),
         Usual.of(
             (item.generation.target_ids.tolist(), item.information.tolist())
             for item in evidence
