@@ -4,6 +4,7 @@
     {"encode": [source, target]}                       -> {"source": ids, "target": ids, "baseline": [...]}
     {"method": name, "options": {...}, "reduce": "sum" or "l2", "counted": bool, "scores": file or null}
         -> {"seconds": s, "rows": [encoder, decoder, backward], "peak": bytes}
+    {"dataset": [sources, outputs], "method": name, "batch_size": n}  -> {"seconds": s}
 
 Every answer may be {"error": message} instead; the model is then loaded anew, because inseq leaves its hooks
 on a model when a method raises. Both sides explain the log-probability of the same forced target.
@@ -103,12 +104,24 @@ class Worker:
             torch.save(pair, scores)
         return {"seconds": took, "rows": rows, "peak": peak}
 
+    def dataset(self, sources: list[str], outputs: list[str], method: str, batch_size: int) -> dict[str, Any]:
+        """Many outputs as `inseq attribute-dataset` attributes them: its own objective and options."""
+
+        def call() -> Any:
+            return self.model.attribute(
+                sources, outputs, method=method, batch_size=batch_size, show_progress=False
+            )
+
+        return {"seconds": seconds(call)[0]}
+
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answer one request."""
         if "load" in request:
             return self.load(request["load"], request["threads"])
         if "encode" in request:
             return self.encode(*request["encode"])
+        if "dataset" in request:
+            return self.dataset(*request["dataset"], request["method"], request["batch_size"])
         return self.run(
             request["method"], request["options"], request["reduce"], request["counted"], request["scores"]
         )
