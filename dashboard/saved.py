@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from dashboard.catalogue import Place
+from explain.audit import FILE as AUDIT
+from explain.audit import load_audit
 from explain.errors import ExplainError, FileError, InputError
 from explain.evaluation import FILE, load_evaluation
 from explain.files import read_json, write_json, write_text
 from explain.report import Report, attribution_page, evaluation_page
+from explain.report.audit import audit_page
 from explain.report.labels import number, plural, whole_percent
 from explain.report.trust import label_of
 from explain.results import load_attribution
@@ -152,7 +155,7 @@ def _pairs(found: Mapping[str, Any]) -> list[str]:
 
 
 def bring_in(place: Place, name: str, content: bytes) -> Run:
-    """Keep an uploaded file beside the runs: a run as zip, or a report, evaluation or attribution as JSON.
+    """Keep an uploaded file beside the runs: a run as zip, or a result of this project as JSON.
 
     Nothing of the file is taken over unread: a zip is checked entry by entry, JSON is read into the object
     that it stands for, and its page is made anew from that.
@@ -190,9 +193,15 @@ def _from_json(place: Place, name: str, content: bytes) -> Run:
             report = Report.from_dict(data)
             kind, file, page = "report", "report.json", report.to_html()
             result = {"examples": len(report.examples), "methods": list(report.facts)}
+        elif schema == "explain/audit@1":
+            audit = load_audit(path)
+            kind, file = "audit", AUDIT
+            page = audit_page(audit, command=str(data.get("command")))
+            result = {"verdict": audit.verdict, "examples": audit.examples}
         else:
             raise FileError(
-                f"it is no report, evaluation or attribution of this project (its schema is {schema!r})"
+                "it is no report, evaluation, audit or attribution of this project "
+                f"(its schema is {schema!r})"
             )
     run = Run.create(
         free_folder(place.runs, _folder_name(name, kind)),

@@ -12,7 +12,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import explain
-from dashboard import audits, catalogue
+from dashboard import audits, catalogue, saved
 from dashboard.audits import Plan
 from dashboard.catalogue import Place
 from dashboard.views import audit as page_audit
@@ -109,7 +109,7 @@ def test_without_an_audit_the_page_says_what_one_does_and_costs(opened):
     for words in ("Detectors", "Clean outputs", "Very roughly", "close this page"):
         assert words in said(app)
     assert app.selectbox(key="audit_data").value == "task:translate"
-    assert "Right outputs for" in app.selectbox(key="audit_clean").options[0]
+    assert "clean outputs of its task" in app.selectbox(key="audit_clean").options[0]
     assert not button(app, "Audit").disabled
 
 
@@ -207,8 +207,8 @@ def test_the_verdict_the_outputs_and_the_detectors_are_shown(runs):
 def test_every_view_is_a_link(runs):
     audit = load_audit(runs / "audit")
     number = audit.suspects[1].number
-    link = {"run": "audit", "finding": str(number), "detector": "log_prob_min", "shade": "log_prob_min"}
-    app = open_page(runs, "audit", model="tiny", step="1", **link)
+    named = {"detector": "log_prob_min", "shade": "log_prob_min", "step": "1"}
+    app = open_page(runs, "audit", model="tiny", run="audit", finding=str(number), **named)  # pyright: ignore
     assert f"Output {number}" in said(app)
     assert component(app, "strips")["picked"] == [1, 2]
     assert strips(app)["output"]["bar"]["title"] == "nats"
@@ -358,6 +358,19 @@ def test_runs_and_reports_opens_an_audit(runs):
     button(app, "Open in Audit").click().run()
     assert not app.exception
     assert app.session_state["explain_view"].run == "audit"
+
+
+def test_an_audit_is_brought_in_from_its_json_alone(own):
+    run = saved.bring_in(Place(own), "theirs.json", (own / "audit" / "audit.json").read_bytes())
+    app = open_page(own, "audit", model="tiny", run=run.name)
+    assert not app.error
+    audit = load_audit(run.path)
+    row = audit.suspects[0]
+    key = f"{run.name}_{row.number}"
+    app.button_group(key=f"verdict_{key}").set_value("right")
+    app.button(key=f"FormSubmitter:review_{key}-Save the verdict").click().run()
+    assert not app.error
+    assert load_audit(run.path).reviews["right"] == 1  # pyright: ignore
 
 
 def test_titles_say_what_came_out(runs):

@@ -128,15 +128,15 @@ def _against(
         list(titles),
         format_func=lambda name: titles[name],
         key="audit_clean",
-        help=f"Clean outputs set the thresholds; a verdict needs {FEWEST} of them at least. Choose a file "
-        "only if its outputs are known to be fine.",
+        help=f"Clean outputs set the thresholds, and are scored first; a verdict needs {FEWEST} of them at "
+        "least. Of its task those count that are right; a file must be known to be fine.",
     )
 
 
 def _clean_title(name: str, offered: Mapping[str, str]) -> str:
     if name.startswith(TASK):
-        return f"Right outputs for {CLEAN:,} other texts of its task, scored first"
-    return f"Outputs for {offered[name]}, scored first"
+        return f"{CLEAN:,} clean outputs of its task"
+    return f"Clean outputs: {offered[name]}"
 
 
 def _policy() -> str:

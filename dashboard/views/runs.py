@@ -284,8 +284,8 @@ def _html(path: str, changed: int) -> str:
 def _bring_in(place: Place, number: int) -> None:
     """A file from somewhere else."""
     st.caption(
-        "A run as .zip, or a report, evaluation or attribution as .json, as this project writes them. What "
-        "could run code, or leads out of the runs folder, is refused."
+        "A run as .zip, or a report, evaluation, audit or attribution as .json, as this project writes them. "
+        "What could run code, or leads out of the runs folder, is refused."
     )
     uploaded = st.file_uploader(
         "File", type=["zip", "json"], key=f"bring_in_file_{number}", label_visibility="collapsed"

@@ -258,7 +258,7 @@ def summarise(audit: Audit, reviews: Sequence[Review]) -> Summary:
     those that were reviewed; who reviews the surest flags first learns of those.
 
     Raises:
-        FileError: the table of outputs is not beside the audit.
+        FileError: the audit's table of outputs is broken.
     """
     by_digest: dict[str, list[Review]] = {}
     for one in merged(reviews):
@@ -296,11 +296,15 @@ def _located(audit: Audit, wanted: Mapping[str, int]) -> dict[str, tuple[int, tu
         wanted: digest to the number where the output is likely to be; only where it is not, all are read.
     """
     path = None if audit.folder is None else audit.folder / OUTPUTS
-    if not wanted:
-        return {}
-    if path is None or not path.is_file():
-        raise FileError(f"there is no {OUTPUTS} beside this audit, so reviews cannot be matched with it")
     found: dict[str, tuple[int, tuple[str, ...]]] = {}
+    if path is None or not path.is_file():  # an audit that was brought in without its tables
+        for each in audit.suspects:
+            digest = output_digest(each.source, each.output)
+            if digest in wanted:
+                found.setdefault(digest, (each.number, tuple(flag.detector for flag in each.flags)))
+        return found
+    if not wanted:
+        return found
 
     def take(rows: pa.Table) -> bool:
         for row in rows.to_pylist():
