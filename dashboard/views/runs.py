@@ -170,13 +170,14 @@ def _open(place: Place, item: Saved) -> None:
     ):
         item.run.request("stop")
         st.rerun()
-    if item.kind == "train":
+    if item.kind in ("train", "compress"):
         if item.name in choices(place) and st.button(
             "Open in Generate", icon=":material/edit_note:", type="primary", key="saved_generate"
         ):
             same = state.current().model == item.name
             state.change(model=item.name, step=-1, query=-1, **({} if same else {"example": ""}))
             st.switch_page("routes/generate.py")
+    if item.kind == "train":
         if st.button("Open in Train", icon=":material/model_training:", key="saved_train"):
             state.change(run=item.name)
             st.switch_page("routes/train.py")
