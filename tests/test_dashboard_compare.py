@@ -126,6 +126,33 @@ def test_a_kept_comparison_is_shown(tmp_path, bart, t5):
     assert len(broken.error) == 1
 
 
+# ---- the Python that makes it ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("changed", [{"changed": "model", "rival": "rival"}, {"changed": "head"}])
+def test_the_python_beside_a_figure_makes_it(rivals, example, changed):
+    """The lines, run as they stand but for drawing, give the heads that the page shows."""
+    more = {"silenced": "decoder.0.cross head 1"} if changed["changed"] == "head" else {}
+    app = open_page(rivals, "compare", model="tiny", example=example, **changed, **more)
+    assert not app.error
+    codes = [each.value for each in app.code]
+    assert len(codes) == 4
+    assert all("explain.load" in code and code.endswith(".show()") for code in codes)
+    scope: dict = {}
+    exec("\n".join(codes[-1].splitlines()[:-1]), scope)
+    shift = scope["shift"]
+    assert app.session_state["view_shifted"] == f"{shift.a}.{shift.head}"
+    assert max(each.bits for each in scope["shifts"]) == shift.bits
+    assert scope["map_a"].source.shape == scope["map_b"].source.shape
+
+
+def test_the_head_that_is_shown_is_in_the_link(runs, example):
+    more = {"changed": "head", "silenced": "decoder.0.cross head 1", "shifted": "decoder.1.self.0"}
+    app = open_page(runs, "compare", model="tiny", example=example, **more)
+    assert app.session_state["view_shifted"] == "decoder.1.self.0"
+    assert any("'decoder.1.self', 0" in each.value for each in app.code)
+
+
 # ---- parts -----------------------------------------------------------------------------------------------
 
 
