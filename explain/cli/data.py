@@ -77,9 +77,8 @@ def data(
 
 
 def _show(shown: Preview, numbers: Statistics) -> None:
-    say(
-        f"{len(numbers.files)} file{'s' if len(numbers.files) > 1 else ''}; the first rows of {shown.files[0]}:"
-    )
+    others = f" (of {len(numbers.files)} files)" if len(numbers.files) > 1 else ""
+    say(f"the first rows of {shown.files[0]}{others}:")
     say(terminal.table(shown.columns, [tuple(map(_short, row)) for row in shown.rows]))
     say("")
     counts = (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from explain.errors import EmptyTextError, FileError
+from explain.errors import EmptyTextError, InputError
 from explain.training.config import TrainConfig
 from explain.training.data import BadRow, Pair, iter_table, shuffle, split
 from explain.training.mixture import is_mixture, read_mixture
@@ -145,7 +145,7 @@ def divided(
 def _of_mixture(config: TrainConfig) -> Material:
     assert config.data is not None
     if config.validation is not None:
-        raise FileError("a mixture names its tasks' validation files itself; leave --validation out")
+        raise InputError("a mixture names its tasks' validation files itself; leave --validation out")
     mixture = read_mixture(config.data)
     train: list[Pair] = []
     held_out: list[tuple[Pair, int]] = []
