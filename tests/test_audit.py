@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
 import sys
-import time
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -281,29 +276,3 @@ def test_wrong_input_is_one_line(cli, folder, tmp_path):
         status, _, err = cli(*arguments)
         assert status == 2
         assert err.count("\n") == 1, err
-
-
-@pytest.mark.slow
-def test_a_killed_audit_resumes_to_the_same_bytes(folder, tmp_path):
-    texts = tmp_path / "texts.txt"
-    texts.write_text("\n".join(sources(640, seed=3)) + "\n")
-    policy = tmp_path / "policy.yaml"
-    policy.write_text("tests: {}\n")
-
-    def command(out: Path, *more: str) -> list[str]:
-        given = ["audit", str(folder), "--data", str(texts), "--policy", str(policy), "--out", str(out)]
-        return [sys.executable, "-m", "explain.cli", *given, "--max-new-tokens", "6", *more]
-
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(command(tmp_path / "whole"), check=True, env=environment, capture_output=True)
-    process = subprocess.Popen(
-        command(tmp_path / "cut"), env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    while not (tmp_path / "cut" / "shards" / "000001.parquet").exists():
-        assert process.poll() is None
-        time.sleep(0.005)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    subprocess.run(command(tmp_path / "cut", "--resume"), check=True, env=environment, capture_output=True)
-    for name in ("findings.parquet", "outputs.parquet"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes()
