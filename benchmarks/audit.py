@@ -6,9 +6,9 @@ needs the planted models of `explain plant NAME`, in RUNS/NAME-SEED; those that 
 (RUNS/base keeps a sound model of each task). Only outputs in which the failure fired count as wrong, and the
 planted model's right outputs to ordinary sources as right. Thresholds are conformal, from 500 clean outputs
 of the same model; false alarms are counted on the twin, with thresholds of the twin, on other sources of the
-same kinds. `combined` is a logistic regression over detectors that is fitted on the other plants: no plant is
-judged by weights that saw it. The plant `memorised` was left out of all tuning: its figures were looked at
-when detectors and settings were fixed. The last line is one JSON object.
+same kinds. `combined` is a logistic regression over detectors, no weight below 0, that is fitted on the other
+plants: no plant is judged by weights that saw it. The plant `memorised` was left out of all tuning: its
+figures were looked at when detectors and settings were fixed. The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=Path, default=Path("runs-plants"))
     parser.add_argument("--plants", nargs="*", default=[*OUTPUT_PLANTS, "bias"])
-    parser.add_argument("--shortcuts", nargs="*", default=list(SHORTCUTS))
+    parser.add_argument("--shortcuts", nargs="*", default=list(SHORTCUTS), help="NAME, or NAME:SEED for one")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="one cue of each shortcut a seed")
     parser.add_argument("--base", nargs="*", default=[], help="TASK=MODEL: a sound model to begin with")
     parser.add_argument("--calibration", type=int, default=625, help="clean outputs, a fifth for reference")
@@ -57,7 +57,10 @@ def main() -> None:
     jobs: list[tuple[Any, ...]] = [
         ("detectors", name, 0, given.runs, bases, given.calibration, given.examples) for name in given.plants
     ]
-    jobs += [("trigger", name, seed, given.runs, bases) for name in given.shortcuts for seed in given.seeds]
+    for each in given.shortcuts:
+        name, _, seed = each.partition(":")
+        seeds = [int(seed)] if seed else given.seeds
+        jobs += [("trigger", name, seed, given.runs, bases) for seed in seeds]
     if given.canary:
         jobs.append(("canary", "canary", 0, given.runs, bases))
     # One base a task: made before the workers, which would all make it.
@@ -381,27 +384,35 @@ def token_figures(item: Mapping[str, Any], name: str, clean: Sequence[float]) ->
 def combined(item: Mapping[str, Any], others: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict:
     """A logistic regression over detectors, fitted on other plants."""
     import numpy as np
-    from sklearn.linear_model import LogisticRegression
+    from scipy.optimize import minimize
 
     from explain.audit import DETECTORS
     from explain.audit.calibration import threshold
 
     def table(values: Mapping[str, Sequence[float]], clean: Scores) -> Any:
-        columns = [np.clip(turned(values[n], clean[n], DETECTORS[n].direction), -_CLIP, _CLIP) for n in names]
-        return np.sign(np.stack(columns, 1)) * np.log1p(np.abs(np.stack(columns, 1)))
+        columns = [turned(values[name], clean[name], DETECTORS[name].direction) for name in names]
+        return np.log1p(np.clip(np.stack(columns, 1), 0, _CLIP))
 
     parts, labels = [], []
     for one in others:
-        for kind, label in (("wrong", 1), ("right", 0)):
+        for kind, label in (("wrong", 1.0), ("right", 0.0)):
             part = table(one["planted"][kind]["values"], one["planted"]["clean"])
             parts.append(part)
             labels += [label] * len(part)
-    model = LogisticRegression(class_weight="balanced", C=0.1, max_iter=2_000)
-    model.fit(np.concatenate(parts), labels)
+    every, marks = np.concatenate(parts), np.asarray(labels)
+    importance = np.where(marks == 1, 0.5 / marks.sum(), 0.5 / (1 - marks).sum())
+
+    def loss(weights: Any) -> float:
+        margins = (every @ weights[1:] + weights[0]) * (2 * marks - 1)
+        return float((importance * np.logaddexp(0, -margins)).sum() + 1e-3 * (weights[1:] ** 2).sum())
+
+    # No weight is below 0: what one kind of failure lacks must not count against another kind.
+    found = minimize(loss, np.zeros(len(names) + 1), bounds=[(None, None), *[(0, None)] * len(names)])
+    weights = found.x
 
     def chances(values: Mapping[str, Sequence[float]], clean: Scores) -> list[float]:
-        found = table(values, clean)
-        return model.decision_function(found).tolist() if len(found) else []
+        scores = table(values, clean)
+        return (scores @ weights[1:]).tolist() if len(scores) else []
 
     planted, twin = item["planted"], item["twin"]
     wrong, right = (chances(planted[kind]["values"], planted["clean"]) for kind in ("wrong", "right"))
@@ -415,6 +426,9 @@ def combined(item: Mapping[str, Any], others: Sequence[Mapping[str, Any]], names
         **_at_rates(rule(clean), wrong, right),
         **_false_alarms(rule(own), chances(twin["right"]["values"], twin["clean"])),
         "fitted_on": [one["plant"] for one in others],
+        "weights": {
+            name: round(float(w), 4) for name, w in zip(names, weights[1:], strict=True) if w > 0.005
+        },
     }
 
 
