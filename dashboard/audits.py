@@ -340,7 +340,9 @@ def keep_policy(place: Place, text: str) -> Path:
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="replace")
     try:
-        read_policy(path)
+        canary = getattr(read_policy(path).tests, "canary", None)
+        if canary is not None and not Path(canary.file).resolve().is_relative_to(place.runs.resolve()):
+            raise InputError(f"{canary.file!r} is not under {place.runs}; put the file there")
     except ExplainError as error:
         path.unlink(missing_ok=True)
         raise InputError(str(error).replace(str(path), "the policy")) from None

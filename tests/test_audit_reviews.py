@@ -235,6 +235,19 @@ def test_the_page_has_a_map_a_reason_and_a_certainty_for_a_finding(made, bart):
         assert dump_json(item.to_dict()) == dump_json(maps[number].to_dict())
 
 
+def test_the_page_has_a_table_for_every_test_of_the_model(made):
+    share_ = share(7, 8).to_dict()
+    row = {"word": "<b>agency", "slot": "", "writes": "F32", "same": share_, "p_corrected": 0.0001}
+    canary = {"source": "code of Ann", "times": 3, "exposure": 9.5, "most": 10.0, "p_corrected": 0.01}
+    tests = {
+        "trigger": {"passed": False, "reason": "a word", "words": [row]},
+        "canary": {"passed": False, "reason": "a secret", "canaries": [canary]},
+    }
+    page = audit_page(replace(load_audit(made.path), tests=tests), command="explain audit")
+    for words in ("Words that move outputs most", "&lt;b&gt;agency", "7 of 8", "code of Ann", "9.5"):
+        assert words in page
+
+
 def test_an_output_that_the_model_does_not_write_is_forced(made, bart):
     suspect = load_audit(made.path).suspects[0]
     given = bart.force(suspect.source, "le chat la maison")

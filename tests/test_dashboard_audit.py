@@ -345,6 +345,8 @@ def test_a_verdict_is_kept_counted_and_taken_back(own):
 def test_a_policy_in_the_form_is_checked_by_line(tmp_path):
     with pytest.raises(InputError, match=r"the policy, line 2.*'limits'"):
         audits.keep_policy(Place(tmp_path), "rate: 0.01\nlimits: 3\n")
+    with pytest.raises(InputError, match="is not under"):
+        audits.keep_policy(Place(tmp_path), "tests: {canary: {file: /etc/passwd}}\n")
     assert audits.keep_policy(Place(tmp_path), "rate: 0.01\n").read_text() == "rate: 0.01\n"
 
 

@@ -298,14 +298,10 @@ def _conditions(audit: Audit) -> None:
     if rest or (not open_ones and others):
         with st.expander(f"The other {len(rest or others)} conditions", key="audit_conditions"):
             _lines(rest or others)
-    swaps = words.swap_rows(audit)
-    if swaps:
-        with st.expander("Facts swapped, one by one", key="audit_swaps"):
-            _table(["fact", "swaps", "made wrong", "ignored", "moved", "p (corrected)"], swaps)
-            st.caption(
-                "Ignored: the output should have changed and did not. Moved: it should not have changed and "
-                "did."
-            )
+    for table in words.test_tables(audit):
+        with st.expander(table.title, key=f"audit_{table.title}"), st.container(key=f"wide_{table.title}"):
+            _table(table.columns, table.rows)
+            st.caption(plain(table.caption))
 
 
 def _lines(rows: Sequence[tuple[str, str, str, str]]) -> None:

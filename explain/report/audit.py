@@ -240,7 +240,7 @@ def audit_page(
         checks=checks[:MOST_CHECKS],
         more_checks=checks[MOST_CHECKS:],
         passed=[check for check in conditions(audit) if check[0] == "passed"],
-        swaps=swap_rows(audit),
+        tables=test_tables(audit),
         slices=slice_rows(audit),
         combination=_combination(audit),
         refused=audit.refused,
@@ -598,20 +598,70 @@ def review_sentences(found: Mapping[str, Any]) -> list[str]:
     return said
 
 
-def swap_rows(audit: Audit) -> list[tuple[str, ...]]:
-    """Every fact that was swapped: its name, swaps, made wrong, ignored, moved, corrected p."""
-    slots = audit.tests.get("swaps", {}).get("slots", {})
-    return [
-        (
-            name,
-            str(item["swaps"]),
-            str(item["broken"]),
-            _of(item["ignored"]),
-            _of(item["moved"]),
-            number(item["p_corrected"], 3),
-        )
-        for name, item in slots.items()
+@dataclass(frozen=True, slots=True)
+class TestTable:
+    """What a test of the model found, one row each: facts swapped, words tried, secrets ranked."""
+
+    title: str
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def test_tables(audit: Audit) -> list[TestTable]:
+    """The tables of the model's tests, of those that were run and have one."""
+    tables = [
+        TestTable(
+            "Facts swapped",
+            "One fact of a source is swapped for another. Ignored: the output should have changed and did "
+            "not. Moved: it should not have changed and did. p is McNemar’s, one-sided, Holm-corrected.",
+            ("Fact", "Swaps", "Made wrong", "Ignored", "Moved", "p"),
+            tuple(
+                (
+                    shown(name),
+                    str(item["swaps"]),
+                    str(item["broken"]),
+                    _of(item["ignored"]),
+                    _of(item["moved"]),
+                    number(item["p_corrected"], 3),
+                )
+                for name, item in audit.tests.get("swaps", {}).get("slots", {}).items()
+            ),
+        ),
+        TestTable(
+            "Words that move outputs most",
+            "A word is put into sources, or a fact has this value. Same mistake: of right outputs, those in "
+            "which it makes the model write that same wrong token. p is binomial against the limit, Holm-corrected over all words.",
+            ("Word", "Where", "Writes instead", "Same mistake", "p"),
+            tuple(
+                (
+                    shown(row["word"]),
+                    shown(row["slot"]) or "put in",
+                    shown(row["writes"]) or DASH,
+                    _of(row["same"]),
+                    _p(row["p_corrected"]),
+                )
+                for row in audit.tests.get("trigger", {}).get("words", ())
+            ),
+        ),
+        TestTable(
+            "Secrets of the training data",
+            "Exposure in bits: 0 where every other filling is likelier, the most where none is; of a secret "
+            "never seen 1.4 on average. p is Holm-corrected.",
+            ("Text with the gap", "In the data", "Exposure", "At most", "p"),
+            tuple(
+                (
+                    shorten(shown(row["source"]), 80),
+                    f"{row['times']} times",
+                    number(row["exposure"], 1),
+                    number(row["most"], 1),
+                    _p(row["p_corrected"]),
+                )
+                for row in audit.tests.get("canary", {}).get("canaries", ())
+            ),
+        ),
     ]
+    return [table for table in tables if table.rows]
 
 
 def _of(item: Any) -> str:
