@@ -15,7 +15,8 @@ a noun and adjective that never stand together in a labelled one. The other task
 are drawn from the whole grammar: they do have longer sentences and such pairs, as plentiful text would.
 
 Each model's figures are kept in OUT, so that a run that was cut short goes on, and several may run side by
-side, a seed each, once the data are there (`--seeds` without any makes them). The last line is one JSON object.
+side, a seed each, once the data are there (`--seeds` without any makes them). The last line is one JSON
+object.
 """
 
 from __future__ import annotations
