@@ -40,8 +40,20 @@ def path_of(name: str) -> str:
     return "" if name == "generate" else name
 
 
+@pytest.fixture(scope="module")
+def suspicious(server) -> Run:
+    """An audit of hostile texts, which the page Audit opens of itself."""
+    model = explain.load(str(server.runs / "tiny"))
+    pairs = [Pair(f"{HOSTILE[0]} {i}", " ".join(HOSTILE[: i + 2])) for i in range(5)]
+    run = audited(
+        server.runs, "audited", model, server.runs / "tiny", pairs=pairs, maps=0, allow_unknown=True
+    )
+    run.update(title=" ".join(HOSTILE[:5]))
+    return run
+
+
 @pytest.fixture
-def kept(server) -> Iterator[Run]:
+def kept(server, suspicious) -> Iterator[Run]:
     """A run with hostile names in it, gone again for the other tests."""
     before = set(server.runs.iterdir())
     run = save_run(server.runs, "kept")
@@ -50,12 +62,6 @@ def kept(server) -> Iterator[Run]:
         f"<!DOCTYPE html><html><body><h1>In</h1>{''.join(HOSTILE[:4])}"
         "<script src='http://evil/z.js'></script><a href='http://evil/'>out</a></body></html>"
     )
-    model = explain.load(str(server.runs / "tiny"))
-    pairs = [Pair(f"{HOSTILE[0]} {i}", " ".join(HOSTILE[: i + 2])) for i in range(5)]
-    audit = audited(
-        server.runs, "audited", model, server.runs / "tiny", pairs=pairs, maps=0, allow_unknown=True
-    )
-    audit.update(title=" ".join(HOSTILE[:5]))
     yield run
     for path in set(server.runs.iterdir()) - before:
         shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -631,7 +631,8 @@ def test_tables(audit: Audit) -> list[TestTable]:
         TestTable(
             "Words that move outputs most",
             "A word is put into sources, or a fact has this value. Same mistake: of right outputs, those in "
-            "which it makes the model write that same wrong token. p is binomial against the limit, Holm-corrected over all words.",
+            "which it makes the model write that same wrong token. p is binomial against the limit, "
+            "Holm-corrected over all words.",
             ("Word", "Where", "Writes instead", "Same mistake", "p"),
             tuple(
                 (
