@@ -20,6 +20,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -97,6 +98,8 @@ def start(folder: Path, words: Sequence[str]) -> int:
         os.dup2(log, 2)
         sys.argv = ["explain", *words]
         status = terminal.run(explain.cli.app)
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(status)
 

@@ -16,6 +16,7 @@ import random
 import statistics
 import tempfile
 import time
+import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -107,6 +108,8 @@ def in_a_fork(*arguments: Any) -> dict[str, Any]:
         try:
             os.write(write, json.dumps(audited(*arguments)).encode())
             status = 0
+        except BaseException:
+            traceback.print_exc()
         finally:
             os._exit(status)
     os.close(write)
