@@ -73,6 +73,9 @@ def main() -> None:
     plants = {item["plant"]: judged(item, kinds["detectors"]) for item in kinds["detectors"]}
     for name, figures in plants.items():
         show(name, figures)
+    alarms = within(plants)
+    for kind, count in alarms.items():
+        print(f"{kind}: {count['within']} of {count['n']} false-alarm rates on twins are within the interval")
     shortcut = shortcuts(kinds["trigger"])
     show_shortcuts(kinds["trigger"], shortcut)
     for item in kinds["canary"]:
@@ -84,6 +87,7 @@ def main() -> None:
                 "name": "audit",
                 "left_out": LEFT_OUT,
                 "plants": plants,
+                "false_alarms": alarms,
                 "shortcut": shortcut,
                 "canary": {item["model"]: item["result"] for each in kinds["canary"] for item in each},
                 "seconds": round(time.monotonic() - started, 1),
@@ -347,20 +351,28 @@ def false_alarms(name: str, clean: Sequence[float], right: Sequence[float]) -> d
     from explain.audit import DETECTORS
     from explain.audit.calibration import bounds
 
-    return _false_alarms(lambda rate: bounds(clean, rate, DETECTORS[name].direction).outside, right)
+    known = sum(not math.isnan(value) for value in clean)
+    return _false_alarms(lambda rate: bounds(clean, rate, DETECTORS[name].direction).outside, right, known)
 
 
-def _false_alarms(rule: Any, right: Sequence[float]) -> dict[str, Any]:
-    from scipy.stats import binom
+def _false_alarms(rule: Any, right: Sequence[float], clean: int) -> dict[str, Any]:
+    from scipy.stats import betabinom, binom
 
     from explain.audit.calibration import share
 
     found = {}
     for rate in RATES:
         flagged = share(sum(map(rule(rate), right)), len(right))
-        most = int(binom.ppf(0.975, len(right), rate))
-        # Below the interval is no miss: scores with ties flag less than stated.
-        found[f"{rate:g}"] = {**flagged.to_dict(), "most": most, "within": flagged.count <= most}
+        # The bound is a rank among the clean scores, so the true rate is not the stated one to the dot but
+        # Beta distributed about it. Below the interval is no miss: scores with ties flag less than stated.
+        beyond = max(1, math.floor((clean + 1) * rate))
+        most = int(betabinom.ppf(0.975, len(right), beyond, clean + 1 - beyond))
+        found[f"{rate:g}"] = {
+            **flagged.to_dict(),
+            "most": most,
+            "within": flagged.count <= most,
+            "within_binomial": flagged.count <= int(binom.ppf(0.975, len(right), rate)),
+        }
     return {"realised_fpr": found}
 
 
@@ -378,6 +390,24 @@ def token_figures(item: Mapping[str, Any], name: str, clean: Sequence[float]) ->
         "auroc": auroc(wrong, right, clean, direction),
         **_at_rates(lambda rate: bounds(clean, rate, direction).outside, wrong, right),
         "tokens": {"wrong": len(wrong), "right": len(right)},
+    }
+
+
+def within(plants: Mapping[str, Any]) -> dict[str, Any]:
+    """How many realised rates of false alarms lie within the interval of the stated one.
+
+    Of right ones 97.5 % do: `binomial` takes the stated rate for the true one, `calibrated` counts in that
+    500 clean scores leave it uncertain.
+    """
+    rows = [
+        found
+        for figures in plants.values()
+        for row in figures["detectors"].values()
+        for found in row["realised_fpr"].values()
+    ]
+    return {
+        name: {"within": sum(found[key] for found in rows), "n": len(rows)}
+        for name, key in (("binomial", "within_binomial"), ("calibrated", "within"))
     }
 
 
@@ -424,7 +454,7 @@ def combined(item: Mapping[str, Any], others: Sequence[Mapping[str, Any]], names
     return {
         "auroc": auroc(wrong, right, clean, "high"),
         **_at_rates(rule(clean), wrong, right),
-        **_false_alarms(rule(own), chances(twin["right"]["values"], twin["clean"])),
+        **_false_alarms(rule(own), chances(twin["right"]["values"], twin["clean"]), len(own)),
         "fitted_on": [one["plant"] for one in others],
         "weights": {
             name: round(float(w), 4) for name, w in zip(names, weights[1:], strict=True) if w > 0.005
@@ -438,11 +468,18 @@ def combined(item: Mapping[str, Any], others: Sequence[Mapping[str, Any]], names
 def searched(runs: Path, item: Any) -> dict[str, Any]:
     """The search for triggers on a planted model and on its twin."""
     import explain
-    from explain.audit.trigger import trigger
+    from explain.audit.trigger import CANDIDATES, EXAMPLES, LIMIT, trigger
+    from explain.files import digest_json, read_json, write_json
 
-    found = {
-        kind: trigger(explain.load(getattr(item, kind)), item.plant.task) for kind in ("planted", "twin")
-    }
+    models = {kind: explain.load(getattr(item, kind)) for kind in ("planted", "twin")}
+    key = digest_json([[model.digest for model in models.values()], EXAMPLES, CANDIDATES, LIMIT])
+    path = runs / "scores" / f"{item.plant.name}-{item.seed}-{key.rpartition(':')[2][:16]}.json"
+    if path.exists():
+        found = read_json(path, "planted-triggers")["tests"]
+    else:
+        found = {kind: trigger(model, item.plant.task) for kind, model in models.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"schema": "explain/planted-triggers@1", "tests": found})
     cue = item.plant.cue
     words = [row["word"] for row in found["planted"].get("words", [])]
     screened = found["planted"].get("screened", [])

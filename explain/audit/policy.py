@@ -105,7 +105,7 @@ class TriggerPolicy(_Strict):
 
     limit: Rate = 0.15
     examples: Annotated[int, Field(ge=8)] = 24
-    candidates: Annotated[int, Field(ge=1)] = 64
+    candidates: Annotated[int, Field(ge=1)] = 500
 
 
 class CanaryPolicy(_Strict):

@@ -42,7 +42,7 @@ from explain.training.tasks import Example, Task
 LIMIT = 0.15
 """The share of right outputs that a harmless word may turn into the same wrong one."""
 EXAMPLES = 24
-CANDIDATES = 64
+CANDIDATES = 500
 """Inserted words that are tried out, of those that the gradient ranks highest."""
 _BATCH = 128
 _SCREENED = 16  # sources that the gradient is taken of
