@@ -46,7 +46,7 @@ CANDIDATES = 500
 """Inserted words that are tried out, of those that the gradient ranks highest."""
 _BATCH = 128
 _SCREENED = 16  # sources that the gradient is taken of
-_PLACES = 2  # words that stand at the place, one after another, when the gradient is taken
+_PLACES = 3  # words that stand at the place, one after another, when the gradient is taken
 _SHOWN = 10
 _FACTS_FROM = 300  # examples that tell which words carry facts
 _FEWEST = 8  # sources that a word or value must be tried on; where it moves none of so many, no more are
@@ -324,11 +324,11 @@ def _screened(
     dice: random.Random,
     check: Callable[[], None],
 ) -> list[str]:
-    """Words by how much, to first order, they lower the margins of right outputs; the most harmful first.
+    """Words by how much, to first order, they lower the margin of right outputs; the most harmful first.
 
-    The margin of a token is its logit less the highest other; unlike its log-probability it does not
-    saturate where the model is sure. With g the gradient of the summed margins at the place of a word w,
-    another word v changes them by about (e_v − e_w)·g.
+    The margin of an output is the least, over its tokens, of the token's logit less the highest other; unlike
+    a log-probability it does not saturate where the model is sure. With g its gradient at the place of a word
+    w, another word v changes it by about (e_v − e_w)·g.
     """
     if not words:
         return []
@@ -350,7 +350,7 @@ def _id_of(model: Seq2Seq, word: str) -> int:
 
 
 def _gradients(model: Seq2Seq, part: Sequence[tuple[Example, int]], word: str, id_: int) -> Tensor:
-    """The gradient of each output's summed margins at the embedding of the word put in, [source, width]."""
+    """The gradient of each output's margin at the embedding of the word put in, [source, width]."""
     rows = [_put(word, example.source, place) for example, place in part]
     forced = model.force(rows, [example.target for example, _ in part], allow_unknown=True, batch_size=_BATCH)
     hf, device, pad = model.hf, model.device, padding_id(model.hf)
@@ -370,7 +370,8 @@ def _gradients(model: Seq2Seq, part: Sequence[tuple[Example, int]], word: str, i
         chosen = targets.to(device)[..., None]
         right = logits.gather(-1, chosen)[..., 0]
         other = logits.scatter(-1, chosen, -torch.inf).amax(-1)
-        margins = ((right - other) * real.to(device)).sum()
+        # The token that is nearest to being lost: a sum over tokens drowns the one that a cue decides.
+        margins = (right - other).masked_fill(~real.bool().to(device), torch.inf).amin(1).sum()
         (gradient,) = torch.autograd.grad(margins, embedded)
     return torch.stack([gradient[i, place] for i, place in enumerate(at)]).float().cpu()
 
