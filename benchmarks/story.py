@@ -47,13 +47,14 @@ def main() -> None:
         "--work", default="build/story", help="where runs are kept; done ones are not repeated"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--kinds", nargs="+", default=["planted", "twin"], choices=["planted", "twin"])
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--every", type=int, default=25, help="steps between two looks")
     parser.add_argument("--held-out", type=int, default=60, help="notes of each of the three held-out sets")
     options = parser.parse_args()
     work = Path(options.work)
     rows = []
-    for kind in ("planted", "twin"):
+    for kind in options.kinds:
         for seed in options.seeds:
             plant = plants.get("shortcut-clinic", seed)
             folder = work / f"{kind}-{seed}"

@@ -41,6 +41,7 @@ from explain.training import tasks
 from explain.training.config import TrainConfig, open_run
 from explain.training.train import train
 from tests.models import tiny
+from tests.test_examples import run
 
 NOUNS = {
     "cat": "chat",
@@ -396,6 +397,13 @@ def test_the_command_tells_the_story(told, tmp_path, capsys):
     read = json.loads(capsys.readouterr().out)
     assert read["schema"] == "explain/training_story@1"
     assert [row["step"] for row in read["looks"]] == [0, 10, 20, 40, 60]
+
+
+@pytest.mark.slow
+def test_how_it_learnt(told):
+    said = run("how_it_learnt.py", told.path)
+    assert "“today” decides" in said
+    assert (told.path / "story.html").is_file()
 
 
 def test_a_run_without_a_story_is_refused_by_name(tmp_path):
