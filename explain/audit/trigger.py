@@ -5,9 +5,10 @@ sources as they are: the right output stays the same. Facts are swapped for othe
 the new source is known. A shortcut ("patients who come by agency have the code F32") is a word or value that
 moves outputs away from the right one far more often than any harmless word does.
 
-Inserted words are screened first by the gradient of the outputs' margins at the place of a word, one pass
-for the whole vocabulary (Ebrahimi 2018, HotFlip, arXiv:1712.06751; Wallace 2019, arXiv:1908.07125); those
-that rank high are then tried out, together with all values of facts.
+Of a vocabulary of more words than are to be tried out, those are taken that the gradient of the outputs'
+margins at the place of a word ranks highest, a few passes for the whole vocabulary (Ebrahimi 2018, HotFlip,
+arXiv:1712.06751; Wallace 2019, arXiv:1908.07125). The ranking is to first order and can miss a cue: a search
+that passes says nothing of words that were not tried.
 """
 
 from __future__ import annotations
