@@ -255,3 +255,16 @@ def test_right_to_left_tokens_run_from_right_to_left(blank):
     blank.keyboard.press("Enter")
     assert json.loads(json.dumps(blank.evaluate("window.sent")))[0]["step"] == 1
     assert blank.evaluate("window.sent")[0]["end"] == 3
+
+
+def test_right_to_left_outputs_stand_beside_each_other_from_the_right(blank):
+    """A language code before the text, which is left to right, does not turn it round."""
+    words = [{"t": word, "g": " ", "s": False} for word in WORDS.split()]
+    row = {"name": "A", "tokens": [{"t": "he_IL", "g": "", "s": True}, *words], "mean": "-0.1"}
+    component(blank, "beside", {"rows": [row, {**row, "name": "B"}], "muted": "#555"})
+    places = (
+        blank.locator(".text")
+        .first.locator("span")
+        .evaluate_all("all => all.map(one => one.getBoundingClientRect().x)")
+    )
+    assert places == sorted(places, reverse=True)

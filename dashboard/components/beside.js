@@ -1,10 +1,14 @@
 // Two outputs with their differences marked. Every text is set by textContent.
+const RIGHT_TO_LEFT = /[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
+
 export default function ({ data, parentElement }) {
   const root = parentElement.querySelector(".beside");
   root.style.setProperty("--muted", data.muted);
   root.replaceChildren(...data.rows.map((row) => {
     const text = make("div", "text");
-    text.dir = "auto";
+    // Not "auto": a language code before the text would decide.
+    const letter = row.tokens.map((token) => (token.s ? "" : token.t)).join("").match(/\p{L}/u);
+    text.dir = letter && RIGHT_TO_LEFT.test(letter[0]) ? "rtl" : "ltr";
     row.tokens.forEach((token, index) => {
       if (index && (token.g || token.n)) text.append(token.n ? make("br") : document.createTextNode(" "));
       const tag = { gone: "del", new: "ins" }[token.mark] ?? "span";
