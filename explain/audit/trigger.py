@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import random
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -127,7 +126,6 @@ def trigger(
         seed: of examples and places.
         check: called between passes; may raise to end the work.
     """
-    started = time.monotonic()
     dice = random.Random(f"trigger/{seed}")
     drawn = task.examples("held_out", _POOL * examples, seed)
     right = _right(model, drawn, check)
@@ -174,7 +172,6 @@ def trigger(
         "cost": {
             "gradients": min(_SCREENED, len(kept)) * min(_PLACES, len(words)),
             "outputs": len(drawn) + sum(len(trial.rows) for trial in (*short, *again)),
-            "seconds": round(time.monotonic() - started, 2),
         },
     }
 
