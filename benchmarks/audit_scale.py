@@ -154,7 +154,13 @@ def plain(model: Seq2Seq, outputs: Sequence[Generation]) -> float:
 def speed(given: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Outputs per second of both sides, and of the passes alone, over interleaved repeats."""
     model = explain.load(folder, device="cpu")
-    outputs = model.generate(sources_of(given, given.outputs), max_new_tokens=given.longest)
+    sources = sources_of(given, given.outputs)
+    # A random model may write nothing; it is given texts of the same kind to score.
+    texts = [" ".join(reversed(source.split())) for source in sources]
+    trained = given.model is not None
+    outputs = (
+        model.generate(sources, max_new_tokens=given.longest) if trained else model.force(sources, texts)
+    )
     pairs = [(one.source_text, one.target_text) for one in outputs]
     python = None if given.without_inseq else environment(given.peer_env)
     peer = None if python is None else Peer(python)
