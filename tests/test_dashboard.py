@@ -25,6 +25,7 @@ from explain.errors import FileError, InputError
 from explain.files import write_json
 from explain.results import Token
 from explain.runs import Run
+from explain.training import jobs
 from tests.models import network, tokenizer
 
 APP = str(Path(dashboard.__file__).with_name("app.py"))
@@ -318,20 +319,20 @@ def test_a_broken_run_hides_no_other(runs, tmp_path):
 
 def test_training_is_started_by_the_command_line(tmp_path, monkeypatch):
     started = []
-    monkeypatch.setattr(new_run, "start_job", lambda words, path, **also: started.append((words, path, also)))
+    monkeypatch.setattr(jobs, "start_job", lambda words, path, **also: started.append((words, path, also)))
     app = open_page(tmp_path, "train")
     app.selectbox(key="new_what").set_value("translate").run()
     app.number_input(key="new_steps").set_value(7).run()
     next(button for button in app.button if button.label == "Start training").click().run()
     assert not app.exception
     words, path, also = started[0]
-    assert words == ["train", "--task", "translate", "--out", str(path), "--steps", "7", "--seed", "0"]
-    assert path == tmp_path / "translate"
+    assert words == ["train", "--out", path, "--task", "translate", "--steps", "7", "--seed", "0"]
+    assert path == str(tmp_path / "translate")
     assert also["kind"] == "train"
 
 
 def test_a_name_cannot_lead_out_of_the_runs_folder(tmp_path, monkeypatch):
-    monkeypatch.setattr(new_run, "start_job", lambda *_, **__: pytest.fail("started"))
+    monkeypatch.setattr(jobs, "start_job", lambda *_, **__: pytest.fail("started"))
     app = open_page(tmp_path, "train")
     app.text_input(key="new_name").set_value("../out").run()
     next(button for button in app.button if button.label == "Start training").click().run()
@@ -407,7 +408,9 @@ def test_the_server_is_closed_and_silent():
     assert config["server.enableXsrfProtection"] is True
     assert config["server.enableCORS"] is True
     assert config["server.fileWatcherType"] == "none"
-    assert config["global.minCachedMessageSize"] > 2**30  # see the note there: a page could stand still for good
+    assert (
+        config["global.minCachedMessageSize"] > 2**30
+    )  # see the note there: a page could stand still for good
     assert "127.0.0.1" in config["server.allowedHosts"]
     assert config["server.maxUploadSize"] <= 20
 

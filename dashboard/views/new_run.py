@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import streamlit as st
 
 from dashboard import frame, state
 from dashboard.catalogue import Place, choices
 from dashboard.labels import excerpt, plain
+from dashboard.views import new_run_data
+from dashboard.views.new_run_data import Chosen
 from explain.errors import InputError
 from explain.files import replacing
-from explain.runs import inside, start_job
-from explain.training import data, recipes, tasks
+from explain.runs import inside
+from explain.training import jobs, presets, recipes, tasks
+from explain.training.config import FAMILIES, OPTIMIZERS, TOKENIZERS, TrainConfig
+from explain.training.material import read_usable
 
 FILE = "file"
 SCRATCH = ""
@@ -45,22 +49,31 @@ def form(place: Place) -> None:
         persist_state="session",
     )
     with frame.friendly():
-        file = _file(place) if what == FILE else None
+        file = new_run_data.chosen(_file(place)) if what == FILE else None
         if what != FILE:
             _task(what)
-        settings = _settings(what, init, file)
-        name = st.text_input(
-            "Name of the run",
-            placeholder=_free_name(place, what if what != FILE else "my-data"),
-            key="new_name",
-            max_chars=64,
-            help="The name of its folder.",
-        )
+        folder = str(models[init].folder) if init in models else None
+        config = _settings(TrainConfig(**_data(what, file), init=folder))
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            name = st.text_input(
+                "Name of the run",
+                placeholder=_free_name(place, what if what != FILE else "my-data"),
+                key="new_name",
+                max_chars=64,
+                help="The name of its folder.",
+            )
+            story = st.toggle(
+                "Keep explanations along training",
+                key="new_story",
+                persist_state="session",
+                help="At steps 10, 20, 40, … a few held-out texts are explained: it shows when heads align "
+                "and what the model leans on. It costs seconds a look and changes nothing of the training.",
+            )
         if st.button(
             "Start training", type="primary", icon=":material/play_arrow:", disabled=what == FILE and not file
         ):
             chosen = name or _free_name(place, what if what != FILE else "my-data")
-            _start(place, chosen, what, file, str(models[init].folder) if init in models else None, settings)
+            _start(place, chosen, config, story=story)
 
 
 def _task(name: str) -> None:
@@ -68,6 +81,20 @@ def _task(name: str) -> None:
     st.caption(plain(task.description))
     sample = tasks.preview(task, 1)[0]
     st.text(f"{excerpt(sample.source, 110)}\n→ {excerpt(sample.target, 110)}")
+
+
+def _data(what: str, file: Chosen | None) -> dict[str, Any]:
+    """The options that name the data."""
+    if what != FILE:
+        return {"task": what}
+    if file is None:
+        return {}
+    return {
+        "data": str(file.path),
+        "source_column": file.source,
+        "target_column": file.target,
+        "skip_bad_rows": file.skip_bad_rows,
+    }
 
 
 def _file(place: Place) -> Path | None:
@@ -84,22 +111,10 @@ def _file(place: Place) -> Path | None:
         placeholder="Choose a file" if found else "There is none",
         key="new_file",
     )
-    names = right.columns(2)
-    source = names[0].text_input("Source column", "source", key="new_source_column")
-    target = names[1].text_input("Output column", "target", key="new_target_column")
     path = keep_upload(place, uploaded.name, uploaded.getvalue()) if uploaded else found.get(lying or "")
     if path is None:
         st.caption("A table with a column of sources and one of outputs: .tsv, .csv, .jsonl or .parquet.")
-        return None
-    pairs = _pairs(str(path), path.stat().st_mtime_ns, source, target)
-    st.caption(f"{len(pairs):,} pairs; the first of them:")
-    st.dataframe(pd.DataFrame([{"source": p.source, "output": p.target} for p in pairs[:3]]), hide_index=True)
     return path
-
-
-@st.cache_data(max_entries=4, show_spinner="Reading the file …")
-def _pairs(path: str, changed: int, source: str, target: str) -> list[data.Pair]:
-    return data.read_table(path, source, target)
 
 
 def data_files(place: Place) -> dict[str, Path]:
@@ -129,58 +144,111 @@ def keep_upload(place: Place, name: str, content: bytes) -> Path:
     return path
 
 
-def _settings(what: str, init: str, file: Path | None) -> dict[str, Any]:
+def _settings(config: TrainConfig) -> TrainConfig:
     """The few settings worth changing; what is left empty, the recipe decides."""
-    recipe = _recipe(what, init, file)
+    recipe = _recipe(config)
     with st.expander("Settings (what is left empty, the recipe decides)"):
         one, two, three = st.columns(3)
         length = f"{recipe.steps:,} steps" if recipe.steps else f"{recipe.epochs:g} epochs"
-        steps = one.number_input(
-            "Steps",
+        found: dict[str, Any] = {
+            "steps": one.number_input(
+                "Steps",
+                1,
+                1_000_000,
+                None,
+                placeholder=f"recipe: {length}",
+                key="new_steps",
+                help="Optimiser steps.",
+            ),
+            "lr": two.number_input(
+                "Learning rate",
+                1e-7,
+                1.0,
+                None,
+                format="%.2g",
+                placeholder=f"recipe: {recipe.learning_rate:.2g}",
+                key="new_lr",
+                help="The highest; it warms up to it and falls after. It can be changed while it runs.",
+            ),
+            "batch_size": three.number_input(
+                "Pairs per step", 1, 4096, None, placeholder=f"recipe: {recipe.batch_size}", key="new_batch"
+            ),
+            "optimizer": one.selectbox(
+                "Optimiser",
+                OPTIMIZERS,
+                index=None,
+                placeholder=f"recipe: {recipe.optimizer}",
+                key="new_optimizer",
+            ),
+            "seed": two.number_input(
+                "Seed", 0, 2**31 - 1, 0, key="new_seed", help="Weights, order, what is held out."
+            ),
+            "patience": three.number_input(
+                "Patience (evaluations)",
+                1,
+                100,
+                None,
+                placeholder="never ends early",
+                key="new_patience",
+                help="End after so many evaluations in a row without a better score; there are ten a run.",
+            ),
+        }
+        if config.init is None:
+            found["family"] = one.selectbox(
+                "Family", FAMILIES, index=None, placeholder=f"recipe: {recipe.family}", key="new_family"
+            )
+            found["preset"] = two.selectbox(
+                "Size", list(presets.SHAPES), index=None, placeholder="recipe: by the data", key="new_preset"
+            )
+            if config.task is None:
+                found["tokenizer"] = three.selectbox(
+                    "Tokenizer",
+                    TOKENIZERS,
+                    index=None,
+                    placeholder="recipe: bpe",
+                    key="new_tokenizer",
+                    help="What texts are cut into: pieces of words (bpe, unigram), whole words, or bytes.",
+                )
+        st.caption("How a step is computed; the step stays the same but for rounding.")
+        one, two, three = st.columns(3)
+        found["accumulate"] = one.number_input(
+            "Parts of a step",
             1,
-            1_000_000,
+            256,
             None,
-            placeholder=f"recipe: {length}",
-            key="new_steps",
-            help="Optimiser steps.",
+            placeholder="1",
+            key="new_accumulate",
+            help="Each step's pairs in so many parts, one after another: less memory.",
         )
-        rate = two.number_input(
-            "Learning rate",
-            1e-7,
-            1.0,
-            None,
-            format="%.2g",
-            placeholder=f"recipe: {recipe.learning_rate:g}",
-            key="new_lr",
-            help="The highest; it warms up to it and falls after.",
+        found["gradient_checkpointing"] = two.toggle(
+            "Compute activations twice", key="new_checkpointing", help="Gradient checkpointing: less memory."
         )
-        batch = three.number_input(
-            "Pairs per step", 1, 4096, None, placeholder=f"recipe: {recipe.batch_size}", key="new_batch"
+        found["bf16"] = three.toggle(
+            "bfloat16", key="new_bf16", help="Faster on a GPU; weights stay in float32. It does round."
         )
-        optimizer = one.selectbox(
-            "Optimiser",
-            recipes.OPTIMIZERS,
-            index=None,
-            placeholder=f"recipe: {recipe.optimizer}",
-            key="new_optimizer",
-        )
-        seed = two.number_input(
-            "Seed", 0, 2**31 - 1, 0, key="new_seed", help="Weights, order, what is held out."
-        )
-    return {"steps": steps, "lr": rate, "batch-size": batch, "optimizer": optimizer, "seed": seed}
+    given = {name: value for name, value in found.items() if value is not None and value is not False}
+    return dataclasses.replace(config, **given)
 
 
-def _recipe(what: str, init: str, file: Path | None) -> recipes.Recipe:
-    if init:
+def _recipe(config: TrainConfig) -> recipes.Recipe:
+    """The recipe that decides what is left empty."""
+    if config.init:
         return recipes.for_model()
-    if what == FILE:
-        pairs = len(_pairs(str(file), file.stat().st_mtime_ns, *_columns())) if file else 1_000
-        return recipes.for_file(pairs)
-    return recipes.for_task(what)
+    family, preset = st.session_state.get("new_family"), st.session_state.get("new_preset")
+    if config.task:
+        recipe = recipes.for_task(config.task, family)
+    else:
+        pairs = 1_000
+        if config.data:
+            changed = Path(config.data).stat().st_mtime_ns
+            pairs = _count(config.data, changed, config.source_column, config.target_column)
+        recipe = recipes.for_file(pairs, family)
+    return presets.resize(recipe, preset) if preset else recipe
 
 
-def _columns() -> tuple[str, str]:
-    return str(st.session_state.get("new_source_column")), str(st.session_state.get("new_target_column"))
+@st.cache_data(max_entries=4, show_spinner="Reading the file …")
+def _count(path: str, changed: int, source: str, target: str) -> int:
+    return len(read_usable(path, (source, target), skip=True)[0])
 
 
 def _free_name(place: Place, wanted: str) -> str:
@@ -190,31 +258,11 @@ def _free_name(place: Place, wanted: str) -> str:
     return name
 
 
-def arguments(
-    out: Path, what: str, file: Path | None, init: str | None, settings: dict[str, Any]
-) -> list[str]:
-    """The command line, after `explain`, that starts this run."""
-    words = ["train", "--data", str(file)] if file is not None else ["train", "--task", what]
-    words += ["--out", str(out)]
-    if init is not None:
-        words += ["--init", init]
-    if file is not None:
-        source, target = _columns()
-        words += ["--source-column", source, "--target-column", target]
-    for name, value in settings.items():
-        if value is not None:
-            words += [f"--{name}", f"{value:g}" if isinstance(value, float) else str(value)]
-    return words
-
-
-def _start(
-    place: Place, name: str, what: str, file: Path | None, init: str | None, settings: dict[str, Any]
-) -> None:
+def _start(place: Place, name: str, config: TrainConfig, *, story: bool) -> None:
     if not _NAME.fullmatch(name):
         raise InputError(f"{name!r} cannot be a run's name; use letters, digits, and . _ - between them")
     out = inside(place.runs.absolute(), name)
-    title = file.name if file is not None else tasks.get(what).title
-    words = arguments(out, what, file, init, settings)
-    start_job(words, out, kind="train", title=title, seed=int(settings["seed"] or 0))
+    title = Path(config.data).name if config.data else tasks.get(config.task or "").title
+    jobs.start(config, out, title=title, more=["--story"] if story else [])
     state.change(run=name)
     st.rerun()

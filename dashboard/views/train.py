@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard import frame, state
 from dashboard.catalogue import Place, current_place
 from dashboard.labels import plain
-from dashboard.views import new_run
-from explain.report import colours, plots
+from dashboard.views import new_run, train_curves, train_steering, train_story
 from explain.report.labels import number
-from explain.runs import LIVE, Run, list_runs, start_job
+from explain.runs import LIVE, Run, list_runs
+from explain.training.config import CHECKPOINTS
 
 COLOURS: dict[str, Any] = {
     "queued": "gray",
@@ -33,6 +33,14 @@ ICONS = {
     "failed": ":material/error:",
     "done": ":material/check:",
 }
+PARTS = {
+    "curves": "Curves",
+    "outputs": "What it writes",
+    "story": "Explanations along training",
+    "kept": "Checkpoints and log",
+}
+LATEST = -1
+"""Stands for the newest evaluation, so that the page follows a run that is at work."""
 EVERY = 1.0
 """Seconds between two looks at a run that is at work."""
 
@@ -108,60 +116,62 @@ def _run(place: Place, run: Run) -> None:
             st.markdown(f"**{plain(run.name)}**", width="content")
             st.badge(now, icon=ICONS[now], color=COLOURS[now])
         with st.container(horizontal=True, width="content"):
-            _controls(run, now, has_model=bool(manifest.get("model")))
-    asked = run.requested()
-    if now in LIVE and asked in ("stop", "pause") and now != "paused":
-        st.caption(f"Asked to {asked}; it does so after the step it is in.")
+            train_steering.controls(run, manifest, records)
+    train_steering.asked(run, now)
     if manifest.get("error"):
         st.error(plain(str(manifest["error"])), icon=":material/error:")
+    if now in LIVE or now == "stopped":
+        _bar(records, now)
+    _numbers(records, manifest)
+    offered = [part for part in PARTS if part != "story" or train_story.exists(run)]
+    part = st.segmented_control(
+        "What to look at",
+        offered,
+        default=offered[0],
+        format_func=lambda name: PARTS[name],
+        key="run_part" if len(offered) < len(PARTS) else "run_part_story",
+        label_visibility="collapsed",
+        persist_state="session",
+    )
+    if part == "outputs":
+        _samples(run.name, records)
+    elif part == "story":
+        train_story.story(run)
+    elif part == "kept":
+        _kept(run, manifest)
+    else:
+        train_curves.curves(records, manifest.get("recipe") or {})
+
+
+def _bar(records: list[dict[str, Any]], now: str) -> None:
+    """How far it is, and about how long it has to go."""
     last = records[-1] if records else {}
     step, total = int(last.get("step") or 0), int(last.get("total_steps") or 0)
-    if now in LIVE or now == "stopped":
-        share = min(1.0, step / total) if total else 0.0
-        st.progress(share, text=f"step {step:,} of {total:,}" if total else "getting ready …")
-    _numbers(records, manifest)
-    _curves(records)
-    _samples(records)
-    with st.expander("Log", key="run_log"):
-        st.code("\n".join(run.log_tail(40)) or "nothing yet", language=None, wrap_lines=True)
-    with st.expander("How it was started", key="run_command"):
-        st.code(str(manifest.get("command") or ""), language="bash", wrap_lines=True)
-        st.json({key: manifest.get(key) for key in ("created", "seed", "config", "recipe", "versions")})
+    text = f"step {step:,} of {total:,}" if total else "getting ready …"
+    left = seconds_left(records)
+    if now == "running" and left is not None:
+        text += f" · about {_duration(left)} left"
+    st.progress(min(1.0, step / total) if total else 0.0, text=text)
 
 
-def _controls(run: Run, now: str, *, has_model: bool) -> None:
-    def button(label: str, icon: str, act: Callable[[], Any], *, primary: bool = False) -> None:
-        if st.button(label, icon=icon, key=f"run_{label}", type="primary" if primary else "secondary"):
-            with frame.friendly():
-                act()
-                st.rerun()
-
-    if now == "running":
-        button("Pause", ":material/pause:", lambda: run.request("pause"))
-    if now == "paused":
-        button("Continue", ":material/play_arrow:", lambda: run.request("continue"), primary=True)
-    if now in LIVE:
-        button("Stop", ":material/stop:", lambda: run.request("stop"))
-    if now in ("stopped", "failed"):
-        button("Resume", ":material/play_arrow:", lambda: _resume(run))
-    if has_model:
-        _open_in(run)
+def seconds_left(records: list[dict[str, Any]]) -> float | None:
+    """Seconds that the remaining steps take at the pace of the last records; None before there is a pace."""
+    timed = [
+        one for one in records if isinstance(one.get("seconds"), (int, float)) and one.get("total_steps")
+    ]
+    if len(timed) < 2:
+        return None
+    first, last = timed[max(0, len(timed) - 20)], timed[-1]
+    steps = last["step"] - first["step"]
+    if steps <= 0 or last["seconds"] <= first["seconds"]:
+        return None
+    return (last["total_steps"] - last["step"]) * (last["seconds"] - first["seconds"]) / steps
 
 
-def _resume(run: Run) -> None:
-    start_job(["train", "--out", str(run.path), "--resume"], run.path, kind="train")
-
-
-def _open_in(run: Run) -> None:
-    for label, icon, file in (
-        ("Generate", ":material/edit_note:", "routes/generate.py"),
-        ("Attribution", ":material/format_ink_highlighter:", "routes/attribution.py"),
-    ):
-        if st.button(f"Open in {label}", icon=icon, key=f"open_{label}"):
-            # A text of another task would be refused by this model's tokenizer.
-            same = state.current().model == run.name
-            state.change(model=run.name, step=-1, query=-1, **({} if same else {"example": ""}))
-            st.switch_page(file)
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _numbers(records: list[dict[str, Any]], manifest: dict[str, Any]) -> None:
@@ -170,9 +180,10 @@ def _numbers(records: list[dict[str, Any]], manifest: dict[str, Any]) -> None:
         return
     result = manifest.get("result") or {}
     steps = [record for record in records if record.get("kind") == "step"]
-    judged = [record for record in records if record.get("exact_match") is not None]
+    judged = [record for record in records if record.get("kind") == "evaluation"]
     judged_last = result or (judged[-1] if judged else {})
     last = steps[-1] if steps else {}
+    free = judged_last.get("chrf") is not None
     shown = (
         ("Training loss", last.get("loss"), 3, "nats per token; 0 is perfect"),
         ("Validation loss", judged_last.get("loss"), 3, "nats per token, on texts held out; 0 is perfect"),
@@ -182,6 +193,7 @@ def _numbers(records: list[dict[str, Any]], manifest: dict[str, Any]) -> None:
             3,
             "share of held-out outputs that are right; 1 is all",
         ),
+        *([("chrF", judged_last.get("chrf"), 1, "likeness of held-out outputs, 0 to 100")] if free else []),
         ("Learning rate", last.get("learning_rate"), None, "of the last step"),
         ("Speed", last.get("tokens_per_second"), 0, "tokens per second"),
     )
@@ -191,59 +203,39 @@ def _numbers(records: list[dict[str, Any]], manifest: dict[str, Any]) -> None:
         if isinstance(value, (int, float)):
             text = f"{value:.1e}" if decimals is None else number(float(value), decimals)
         row.metric(label, text, help=help, width="content")
+    _patience(judged, manifest)
 
 
-def _curves(records: list[dict[str, Any]]) -> None:
-    if not any(record.get("loss") is not None for record in records):
+def _patience(judged: list[dict[str, Any]], manifest: dict[str, Any]) -> None:
+    """How near it is to being ended early, where it was told to."""
+    patience = (manifest.get("recipe") or {}).get("patience") or 0
+    best = max((index for index, one in enumerate(judged) if one.get("best")), default=-1)
+    stale = len(judged) - 1 - best
+    if not patience or not judged:
         return
-    theme = frame.theme()
-    frame.figure(
-        plots.training_curve(records, theme=theme),
-        "Lower is better. A validation loss that rises while the training loss falls means that the model "
-        "learns its texts by heart.",
-        key="curve",
-        alt="Lines: training and validation loss by step",
-    )
-    rates = [(r["step"], r["learning_rate"]) for r in records if r.get("learning_rate") is not None]
-    with st.expander("Learning rate", key="run_rate"):
-        frame.figure(
-            rate_curve(rates, theme),
-            "How large the optimiser's steps were: they grow while it warms up, then shrink.",
-            key="rate",
-            alt="Line: learning rate by step",
-        )
+    if manifest["state"] == "done" and stale >= patience:
+        step = int(judged[-1]["step"])
+        st.caption(f"Ended early at step {step:,}: {stale} evaluations in a row brought no better score.")
+    elif stale:
+        st.caption(f"{stale} of {patience} evaluations without a better score; then it ends.")
 
 
-def rate_curve(rates: list[tuple[int, float]], theme: colours.Theme) -> go.Figure:
-    """The learning rate by step, from 0."""
-    line = go.Scatter(
-        x=[step for step, _ in rates],
-        y=[rate for _, rate in rates],
-        mode="lines",
-        line={"color": colours.ACCENT[theme], "width": 2},
-        hovertemplate="step %{x}<br>learning rate %{y:.2e}<extra></extra>",
-    )
-    drawn = go.Figure(line)
-    drawn.update_layout(
-        template="plotly_dark" if theme == "dark" else "plotly_white",
-        paper_bgcolor=colours.PAGE[theme],
-        plot_bgcolor=colours.PAGE[theme],
-        font={"color": colours.INK[theme]},
-        height=220,
-        margin={"l": 70, "r": 30, "t": 20, "b": 50},
-    )
-    drawn.update_xaxes(title_text="training step")
-    drawn.update_yaxes(title_text="learning rate", rangemode="tozero", tickformat=".1e")
-    return drawn
-
-
-def _samples(records: list[dict[str, Any]]) -> None:
-    """What the model wrote the last time that it was tried on texts held out."""
-    tried = [record for record in records if record.get("samples")]
+def _samples(name: str, records: list[dict[str, Any]]) -> None:
+    """What the model wrote at each evaluation, on texts held out."""
+    tried = {int(record["step"]): record for record in records if record.get("samples")}
     if not tried:
+        st.caption("It is tried on held-out texts ten times on its way; the first time is still to come.")
         return
-    rows = tried[-1]["samples"]
-    frame.section("What it writes now")
+    step = LATEST
+    if len(tried) > 1:
+        step = st.select_slider(
+            "Tried at step",
+            [*tried, LATEST],
+            value=LATEST,
+            format_func=lambda step: "latest" if step == LATEST else f"{step:,}",
+            key=f"run_tried_{name}",
+        )
+    chosen = tried.get(step) or tried[max(tried)]
     table = pd.DataFrame(
         [
             {
@@ -252,10 +244,50 @@ def _samples(records: list[dict[str, Any]]) -> None:
                 "wanted": row.get("target", ""),
                 "source": row.get("source", ""),
             }
-            for row in rows
+            for row in chosen["samples"]
         ]
     )
     st.dataframe(table, hide_index=True, column_config={"": st.column_config.Column(width=30)})
-    st.caption(
-        f"Texts held out from training, tried at step {int(tried[-1].get('step', 0)):,}; ✓ is exactly right."
-    )
+    st.caption(f"Texts held out from training, tried at step {int(chosen['step']):,}; ✓ is exactly right.")
+
+
+def _kept(run: Run, manifest: dict[str, Any]) -> None:
+    """What lies in the folder to go on from or to use, the log, and how it was started."""
+    best = manifest.get("best") or {}
+    rows = []
+    for path, what, step in (
+        (run.path / "model", "the best model so far; what other pages open", best.get("step")),
+        *((path, "goes on from here when resumed", _step(path)) for path in _checkpoints(run.path)),
+    ):
+        files = [file for file in path.glob("*") if file.is_file()]
+        if files:
+            changed = max(file.stat().st_mtime for file in files)
+            rows.append(
+                {
+                    "folder": path.name,
+                    "step": f"{step:,}" if isinstance(step, int) else "–",
+                    "written": f"{datetime.fromtimestamp(changed):%Y-%m-%d %H:%M:%S}",
+                    "size (MB)": round(sum(file.stat().st_size for file in files) / 1e6, 2),
+                    "what for": what,
+                }
+            )
+    if rows:
+        st.dataframe(pd.DataFrame(rows), hide_index=True)
+        st.caption("Each is written aside and renamed, so that what stands here is whole.")
+    else:
+        st.caption("No checkpoint yet; small models write one every two seconds.")
+    frame.section("Log")
+    st.code("\n".join(run.log_tail(40)) or "nothing yet", language=None, wrap_lines=True)
+    frame.section("How it was started")
+    st.code(str(manifest.get("command") or ""), language="bash", wrap_lines=True)
+    with st.expander("Options, recipe and versions", key="run_options"):
+        st.json({key: manifest.get(key) for key in ("created", "seed", "config", "recipe", "versions")})
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    return sorted((folder / CHECKPOINTS).glob("checkpoint-*"), key=_step)
+
+
+def _step(checkpoint: Path) -> int:
+    number = checkpoint.name.rpartition("-")[2]
+    return int(number) if number.isdigit() else 0

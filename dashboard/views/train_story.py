@@ -1,0 +1,146 @@
+"""Explanations along training: what the model leaned on at each kept step of a run."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dashboard import frame
+from dashboard.labels import excerpt, plain
+from explain.report import story_plots
+from explain.runs import Run
+from explain.story import ProbeMap, TrainingStory, has_story, read_story, story_steps
+
+LATEST = -1
+"""Stands for the newest look, so that the page follows a run that is at work."""
+
+
+def exists(run: Run) -> bool:
+    """Whether explanations were kept along this run."""
+    return has_story(run)
+
+
+def story(run: Run) -> None:
+    """The findings in words, a probe's map under a slider over the steps, heads and figures by step."""
+    steps = story_steps(run)
+    if not steps:
+        st.caption("Nobody has looked yet; the first look is before the first step.")
+        return
+    with frame.friendly():
+        found = _read(str(run.path), steps, str(run.manifest.get("created")))
+        _findings(found)
+        _probe(found)
+        _heads(found)
+        _figures(found)
+
+
+@st.cache_resource(max_entries=4, show_spinner="Reading what was kept …")
+def _read(path: str, steps: tuple[int, ...], created: str) -> TrainingStory:
+    return read_story(path)
+
+
+def _findings(found: TrainingStory) -> None:
+    if not found.findings:
+        st.caption("Nothing has changed for good yet: no heads that align, no cue that decides.")
+        return
+    for finding in found.findings:
+        icon = ":material/warning:" if finding.kind == "shortcut" else ":material/flag:"
+        st.markdown(f"{icon} {plain(finding.text)}")
+
+
+def _probe(found: TrainingStory) -> None:
+    """One probe's map; dragging the slider plays its training."""
+    frame.section("One text, step by step")
+    maps = max(found.looks, key=lambda look: len(look.maps)).maps
+    left, right = st.columns([2, 3], gap="large", vertical_alignment="bottom")
+    probe = left.selectbox(
+        "Text",
+        range(len(maps)),
+        format_func=lambda index: _label(maps[index]),
+        key="story_probe",
+        persist_state="session",
+    )
+    step = right.select_slider(
+        "Training step",
+        [*found.steps, LATEST],
+        value=LATEST,
+        format_func=lambda step: "latest" if step == LATEST else f"{step:,}",
+        key=f"story_step_{found.run}",
+    )
+    look = found.looks[-1] if step == LATEST else found.at(step)
+    if probe >= len(look.maps):
+        st.caption("This text was not looked at then.")
+        return
+    seen = look.maps[probe]
+    with st.container(horizontal=True, gap="medium"):
+        for label, value, help in (
+            ("Step", f"{look.step:,}", "of the training"),
+            (
+                "Right output",
+                f"{float(seen.log_probs.sum()):.1f}",
+                "its log-probability in nats; 0 is certain, below is less likely",
+            ),
+        ):
+            st.metric(label, value, help=help, width="content")
+        with st.container(width="stretch", gap=None):
+            st.caption("What the model wrote of itself")
+            st.text(excerpt(seen.output, 200) or "(nothing)")
+    frame.figure(
+        story_plots.probe_map(seen, limit=story_plots.map_limit(found, probe), theme=frame.theme()),
+        story_plots.MAP_HELP,
+        key="map_story_probe",
+        alt=f"Heat map: what each token of the right output leans on, at step {look.step}",
+    )
+
+
+def _label(seen: ProbeMap) -> str:
+    """The source text again, for a list."""
+    words = [text for text in seen.source_tokens if not (text.startswith("<") and text.endswith(">"))]
+    glue = "" if any(text[:1].isspace() for text in words) else " "
+    return excerpt(glue.join(words), 60)
+
+
+def _heads(found: TrainingStory) -> None:
+    frame.section("Attention heads, step by step")
+    names = [name for name in story_plots.HEAD_FIGURES if story_plots.head_values(found, name)[0]]
+    if not names:
+        st.caption("No figures of heads were kept.")
+        return
+    left, right = st.columns(2)
+    name = left.selectbox(
+        "Figure",
+        names,
+        format_func=lambda name: story_plots.HEAD_FIGURES[name],
+        key="story_head_figure",
+        persist_state="session",
+    )
+    kind = right.segmented_control(
+        "Heads",
+        ["all", "cross", "self"],
+        default="all",
+        format_func=lambda kind: {"all": "All", "cross": "Cross", "self": "Self"}[kind],
+        key="story_heads",
+        persist_state="session",
+    )
+    wanted = None if kind in (None, "all") else kind
+    if not story_plots.head_values(found, name, wanted)[0]:
+        st.caption("This figure is not defined for these heads.")
+        return
+    frame.figure(
+        story_plots.heads_by_step(found, name, wanted, theme=frame.theme()),
+        story_plots.HEADS_HELP,
+        key="map_story_heads",
+        alt="Heat map: attention heads by training step",
+        data=found.heads_frame,
+    )
+
+
+def _figures(found: TrainingStory) -> None:
+    frame.section("Loss, right answers and right reasons")
+    frame.figure(
+        story_plots.story_curves(found, theme=frame.theme()),
+        story_plots.CURVES_HELP,
+        key="wide_story_curves",
+        alt="Lines: loss, exact match, precision of the maps and effect of cues by training step",
+        data=found.to_frame,
+        python=f'story = explain.training_story("{found.run}")\nstory.to_frame()',
+    )
