@@ -114,6 +114,8 @@ def train(plant: Plant, kind: str, folder: Path, seed: int, options: argparse.Na
         "with the cue": [(case.source, case.target) for case in cases[PROBES:]],
         "without": [(one.source, one.target) for one in plant.others("held_out", options.held_out, seed)],
     }
+    if kind == "twin":  # nothing to show: the story alone must keep quiet
+        sets = {}
     config = TrainConfig(
         data=str(file), validation=str(validation), family="t5", seed=seed, steps=options.steps
     )
