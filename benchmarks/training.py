@@ -43,7 +43,6 @@ MODEL_FILES = {
 }  # fmt: skip
 STATE_FILES = {
     "identity.json", "optimizer.pt", "rng_state.pth", "scheduler.pt", "trainer_state.json",
-    "training_args.bin",
 }  # fmt: skip
 
 

@@ -80,8 +80,8 @@ def server_config(host: str, port: int, headless: bool) -> dict[str, Any]:
         "server.enableCORS": True,
         "server.enableXsrfProtection": True,
         "server.maxUploadSize": MAX_UPLOAD_MB,
-        # Streamlit sends a large element as a reference where it believes that the browser still has it. Where
-        # runs are interrupted (quick clicks on a busy server) it is wrong, and the page stands still for good.
+        # Streamlit sends a large element as a reference where it believes that the browser still has it.
+        # Where runs are interrupted (quick clicks, a busy server) it is wrong, and the page stands still.
         "global.minCachedMessageSize": float(2**31),
         "server.fileWatcherType": "none",
         "server.runOnSave": False,
