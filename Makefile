@@ -13,9 +13,10 @@ export OMP_WAIT_POLICY ?= PASSIVE
 demo: $(READY)
 	$(BIN)/explain demo --runs $(RUNS) $(if $(PORT),--port $(PORT)) $(if $(filter-out 0,$(HEADLESS)),--headless)
 
-# The whole test suite.
+# The whole test suite, shared out by file over two processes; WORKERS=0 runs it in one.
+WORKERS ?= 2
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # The suite without what trains a model or drives a browser.
 quick: $(READY)
