@@ -244,7 +244,7 @@ def _detectors(audit: Audit) -> None:
         frame.figure(
             detectors_figure(audit, theme=frame.theme()),
             HELP,
-            key="wide_detectors",
+            key="detectors_figure",
             alt="Points with intervals: the share of outputs that each detector flags, and the rate allowed",
             python='import explain\n\naudit = explain.audit.load_audit("audit.json")\nprint(audit.detectors)',
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import plotly.graph_objects as go
@@ -77,11 +78,12 @@ def detectors_figure(audit: Audit, *, theme: Theme = "light") -> go.Figure:
     figure.update_yaxes(
         tickmode="array",
         tickvals=list(range(len(found))),
-        ticktext=[plot_text(about(name).title) for name, *_ in found],
+        # Broken, so that a narrow page has room for the marks.
+        ticktext=["<br>".join(map(plot_text, wrap(about(name).title, 24))) for name, *_ in found],
         range=[len(found) - 0.4, -0.6],
         showgrid=False,
         zeroline=False,
         automargin=True,
     )
     figure.update_layout(legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"}, showlegend=True)
-    return finish(figure, theme, height=130 + 26 * max(3, len(found)), margin_top=50)
+    return finish(figure, theme, height=130 + 32 * max(3, len(found)), margin_top=50)
