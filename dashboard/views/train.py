@@ -195,7 +195,7 @@ def _numbers(records: list[dict[str, Any]], manifest: dict[str, Any]) -> None:
         ),
         *([("chrF", judged_last.get("chrf"), 1, "likeness of held-out outputs, 0 to 100")] if free else []),
         ("Learning rate", last.get("learning_rate"), None, "of the last step"),
-        ("Speed", last.get("tokens_per_second"), 0, "tokens per second"),
+        ("Tokens a second", last.get("tokens_per_second"), 0, "source and target, padding left out"),
     )
     row = st.container(horizontal=True, gap="medium")
     for label, value, decimals, help in shown:
