@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import shlex
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -49,6 +50,19 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise FileError(f"cannot write {goal}: {error.strerror or error}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_folder(path: str | os.PathLike[str]) -> None:
+    """Remove a folder, where there is one: out of sight first, so that nobody sees half of it under its name.
+
+    What cannot be removed stays, hidden, and is removed by the next call for the same folder.
+    """
+    folder = Path(path)
+    gone = folder.with_name(f".{folder.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        os.replace(folder, gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
 
 from explain.errors import TrainingError
-from explain.files import write_json
+from explain.files import remove_folder, write_json
 from explain.runs.follower import rank, world
 from explain.training.batches import IGNORED, Batches
 from explain.training.checkpoints import IDENTITY, reading, writing
@@ -234,11 +234,11 @@ class Loop(Seq2SeqTrainer):
         """Rename the checkpoint that is whole, then drop the one before."""
         for written in aside.iterdir():
             write_json(written / IDENTITY, self.identity | {"step": self.state.global_step})
-            shutil.rmtree(self.folder / written.name, ignore_errors=True)
+            remove_folder(self.folder / written.name)
             os.replace(written, self.folder / written.name)
-            for old in self.folder.iterdir():
+            for old in list(self.folder.iterdir()):
                 if old.name != written.name and old != aside:
-                    shutil.rmtree(old, ignore_errors=True)
+                    remove_folder(old)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         with reading(checkpoint):

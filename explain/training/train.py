@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from explain.errors import RunError
-from explain.files import digest_json, envelope
+from explain.files import digest_json, envelope, remove_folder
 from explain.model import wrap
 from explain.model.loading import open_model
 from explain.runs import JobStopped, Run
@@ -64,7 +64,7 @@ def train(
             config = dataclasses.replace(merge(config, run), resume=True)
         result = learn(config, run, progress, watch=watch, manifest={"config": config.to_dict()})
     if result and rank() == 0:
-        shutil.rmtree(run.path / CHECKPOINTS, ignore_errors=True)
+        remove_folder(run.path / CHECKPOINTS)
     return result
 
 
