@@ -153,7 +153,14 @@ def kills(count: int, steps: int, seed: int, fresh: bool) -> dict[str, Any]:
                 if ended:
                     break
                 print(f"kill {seen['kills']}: {position(run)}", flush=True)
-            same = trail(run) == trail(whole) and model_bytes(run) == model_bytes(whole)
+            mine, wanted = trail(run), trail(whole)
+            other = [step for step in wanted if mine.get(step) != wanted[step]]
+            if other or len(mine) != len(wanted):
+                print(f"weights differ after steps {other}; looked at {list(mine)}", flush=True)
+            kept = model_bytes(run) == model_bytes(whole)
+            if not kept:
+                print("the kept model differs", flush=True)
+            same = mine == wanted and kept
             print(
                 f"run {runs} is done after {seen['kills']} kills: {'equal' if same else 'NOT EQUAL'}",
                 flush=True,
