@@ -38,7 +38,7 @@ from explain.training.batches import Batches
 from explain.training.checkpoints import last_checkpoint
 from explain.training.config import TrainConfig, open_run
 from explain.training.crew import Parts
-from explain.training.train import train
+from explain.training.train import _Job, train
 from tests.models import network, tokenizer
 
 SUBJECTS = {"a cat": "un chat", "a bird": "un oiseau", "the dog": "le chien", "the tree": "l'arbre"}
@@ -327,6 +327,25 @@ def test_a_model_found_best_just_before_a_kill_is_kept_by_the_next_process(
     assert run.manifest["best"]["step"] == 8
     train(resumed, open_run(resumed, run.path))
     assert run.manifest["model_digest"] == finished.manifest["model_digest"]
+
+
+def test_a_model_that_was_kept_is_not_replaced_by_a_later_checkpoint(options, tmp_path, monkeypatch):
+    run, keep = open_run(options, tmp_path / "run"), _Job.keep_best
+    with monkeypatch.context() as patch:
+
+        def gone(self):
+            keep(self)
+            if self.best and self.best["step"] == 8:
+                raise OSError("killed after the model was kept")
+
+        patch.setattr("explain.training.train._Job.keep_best", gone)
+        with pytest.raises(OSError, match="was kept"):
+            train(options, run)
+    kept = (run.path / "model" / "model.safetensors").read_bytes()
+    resumed = dataclasses.replace(options, resume=True)
+    train(resumed, open_run(resumed, run.path), lambda one: run.request("stop") if one["step"] == 9 else None)
+    assert last_checkpoint(run.path / "checkpoints").name == "checkpoint-9"
+    assert (run.path / "model" / "model.safetensors").read_bytes() == kept
 
 
 # ---- trackers -------------------------------------------------------------------------------------------

@@ -199,8 +199,9 @@ class _Job:
             self._count(record["step"], record.get("best"))
             if record.get("best") and record["step"] == self.reached and record.get("rank"):
                 self.better = {"step": record["step"], "rank": record["rank"]}
-        if self.better is not None and (self.best is None or self.best["step"] != self.reached):
-            self.keep_best()
+        if self.best is not None and self.best["step"] == self.reached:
+            self.better = None  # it is kept already; the next checkpoint is another model
+        self.keep_best()
 
     def _count(self, step: int, best: bool | None) -> None:
         """Count evaluations without a better score; while texts are denoised none is to be expected."""
