@@ -49,7 +49,8 @@ _BATCH = 32
 def model_of(given: argparse.Namespace, root: Path) -> Path:
     """The folder of the model: the given one, or a random BART."""
     if given.model is not None:
-        return given.model.resolve()
+        folder = given.model.resolve()
+        return folder / "model" if (folder / "model").is_dir() else folder  # inseq knows no run folders
     from peer_models import bart, stage
 
     return stage(bart(64, 2), root / "model").folder
