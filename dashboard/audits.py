@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -13,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import streamlit as st
 
-from dashboard import cache
+from dashboard import cache, model_jobs
 from dashboard.catalogue import Choice, Place, choices
-from dashboard.evaluations import subject
 from dashboard.examples import Example
+from dashboard.model_jobs import is_about, of_kind
 from explain.audit import FILE, FINDINGS, OUTPUTS, Audit, Flag, load_audit, load_calibration
 from explain.audit.measuring import Row
 from explain.audit.reviews import Review, keep, withdraw
@@ -25,7 +24,7 @@ from explain.audit.shards import FOLDER, from_table_list
 from explain.errors import ExplainError, FileError, InputError
 from explain.files import replacing
 from explain.report.audit import audit_page, rewrite_audit
-from explain.runs import LIVE, Run, free_folder, list_runs, start_job
+from explain.runs import Run
 
 KIND = "audit"
 MOST_LISTED = 200
@@ -34,7 +33,6 @@ _MOST_FINDINGS = 500_000  # rows of a table that a page reads
 _SECONDS = 1 / 60  # for an output, on one core, with a model as small as the demo's and texts of a line
 _TESTS = 12.0
 _SMALL = 4e6
-_STARTING = threading.Lock()
 _LOCKS: dict[str, threading.Lock] = {}
 
 
@@ -43,33 +41,12 @@ _LOCKS: dict[str, threading.Lock] = {}
 
 def everything(place: Place) -> list[Run]:
     """The audits in the runs folder, newest first."""
-    return [run for run in list_runs(place.runs) if not run.problem and _kind(run) == KIND]
-
-
-def _kind(run: Run) -> str:
-    try:
-        return str(run.manifest.get("kind"))
-    except ExplainError:
-        return ""
-
-
-def model_named(run: Run) -> str:
-    """The model that an audit was asked of, as its configuration says; empty where it says none."""
-    try:
-        named = run.config.get("model")
-    except (ExplainError, TypeError, ValueError):
-        return ""
-    return named if isinstance(named, str) else ""
+    return of_kind(place, KIND)
 
 
 def finished(run: Run) -> bool:
     """Whether there is something to open."""
     return run.state == "done" and (run.path / FILE).is_file()
-
-
-def at_work(found: list[Run]) -> Run | None:
-    """The first of these that has not ended."""
-    return next((run for run in found if run.state in LIVE), None)
 
 
 def opened(run: Run) -> Audit:
@@ -98,10 +75,9 @@ def _opened(path: str, changed: int, size: int) -> Audit:
 
 def model_of(place: Place, run: Run, audit: Audit) -> Choice | None:
     """The audited model, where it can still be opened and is what it was."""
-    named = model_named(run)
     found = list(choices(place).values())
     # The one that the audit names comes first; any other of the same weights does as well.
-    found.sort(key=lambda choice: not _same(named, subject(choice)))
+    found.sort(key=lambda choice: not is_about(run, choice))
     for choice in found:
         try:
             if cache.facts(choice)["digest"] == audit.model_digest:
@@ -109,13 +85,6 @@ def model_of(place: Place, run: Run, audit: Audit) -> Choice | None:
         except ExplainError:
             continue
     return None
-
-
-def _same(named: str, path: Path) -> bool:
-    try:
-        return Path(named).resolve() == path.resolve()
-    except (OSError, ValueError):
-        return False
 
 
 # ---- output by output ------------------------------------------------------------------------------------
@@ -364,18 +333,14 @@ def seconds(outputs: int, parameters: int, characters: float, *, tests: bool = T
 
 def arguments(choice: Choice, plan: Plan, out: Path) -> list[str]:
     """The command line, after `explain`, that makes this audit."""
-    words = [KIND, str(subject(choice))]
-    words += ["--task", plan.task] if plan.task is not None else ["--data", str(plan.file)]
-    words += ["--examples", str(plan.examples)]
+    own: list[str] = []
     if plan.clean is not None:
-        words += ["--calibrate-on", str(plan.clean)]
+        own += ["--calibrate-on", str(plan.clean)]
     if plan.calibration is not None:
-        words += ["--calibration", str(plan.calibration)]
+        own += ["--calibration", str(plan.calibration)]
     if plan.policy is not None:
-        words += ["--policy", str(plan.policy)]
-    for name, value in plan.reading.items():
-        words += [f"--{name}"] if value is True else [f"--{name}", str(value)] if value else []
-    return [*words, "--out", str(out)]
+        own += ["--policy", str(plan.policy)]
+    return model_jobs.arguments(KIND, choice, plan, own, out)
 
 
 def start(place: Place, choice: Choice, plan: Plan) -> Run:
@@ -384,26 +349,15 @@ def start(place: Place, choice: Choice, plan: Plan) -> Run:
     Raises:
         ExplainError: the runs folder cannot be written to.
     """
-    with _STARTING:  # two clicks, or two sessions, start one job
-        mine = [run for run in everything(place) if _same(model_named(run), subject(choice))]
-        running = at_work(mine)
-        if running is not None:
-            return running
-        wanted = f"{KIND}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', choice.name)[:60]}"
-        out = free_folder(place.runs.absolute(), wanted)
-        return start_job(
-            arguments(choice, plan, out),
-            out,
-            kind=KIND,
-            title=f"{choice.name} on {plan.title}",
-            config={
-                "model": str(subject(choice)),
-                "task": plan.task,
-                "data": plan.file and str(plan.file),
-                "calibration": plan.calibration and str(plan.calibration),
-                "calibrate_on": plan.clean and str(plan.clean),
-                "policy": plan.policy and str(plan.policy),
-                "examples": plan.examples,
-            },
-            seed=0,
-        )
+    return model_jobs.start(
+        place,
+        KIND,
+        choice,
+        plan,
+        lambda out: arguments(choice, plan, out),
+        {
+            "calibration": plan.calibration and str(plan.calibration),
+            "calibrate_on": plan.clean and str(plan.clean),
+            "policy": plan.policy and str(plan.policy),
+        },
+    )

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import re
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from dashboard import cache
+from dashboard import cache, model_jobs
 from dashboard.catalogue import Choice, Place
+from dashboard.model_jobs import is_about, of_kind
 from explain.attribution import REGISTRY
 from explain.errors import ExplainError, FileError, InputError
 from explain.evaluation import FILE, Evaluation
 from explain.report.ranking import ranking
 from explain.report.trust import answer
-from explain.runs import LIVE, Run, inside, list_runs, start_job
+from explain.runs import Run, inside
 from explain.training import tasks
 
 KIND = "evaluate"
 TASK, DATA = "task:", "file:"
-_STARTING = threading.Lock()
 # Settings that say how often a method asks the model; methods without them ask it a few times and are done.
 _ASKS_OFTEN = frozenset({"samples", "steps"})
 # Seconds on one core for a model as small as the demo's and texts of a line: once for each method, and for
@@ -81,30 +79,9 @@ class Plan:
         return self.task or (self.file.name if self.file else "")
 
 
-def subject(choice: Choice) -> Path:
-    """What stands for the model on the command line; an evaluation is kept there if that is a run folder."""
-    return choice.run or choice.folder
-
-
 def jobs(place: Place, choice: Choice) -> list[Run]:
     """The evaluations of this model in the runs folder, at work or ended, newest first."""
-    wanted = subject(choice).resolve()
-    return [run for run in list_runs(place.runs) if not run.problem and _is_of(run, wanted)]
-
-
-def _is_of(run: Run, wanted: Path) -> bool:
-    try:
-        manifest = run.manifest
-        config = manifest.get("config")
-        named = config.get("model") if isinstance(config, Mapping) else None
-        return manifest.get("kind") == KIND and isinstance(named, str) and Path(named).resolve() == wanted
-    except (ExplainError, OSError, ValueError):
-        return False
-
-
-def at_work(found: list[Run]) -> Run | None:
-    """The first of these that has not ended."""
-    return next((run for run in found if run.state in LIVE), None)
+    return [run for run in of_kind(place, KIND) if is_about(run, choice)]
 
 
 def kept(place: Place, choice: Choice) -> Kept | None:
@@ -237,14 +214,8 @@ def seconds(names: tuple[str, ...], examples: int, parameters: int, characters: 
 
 def arguments(choice: Choice, plan: Plan, out: Path) -> list[str]:
     """The command line, after `explain`, that makes this evaluation."""
-    words = [KIND, str(subject(choice))]
-    words += ["--task", plan.task] if plan.task is not None else ["--data", str(plan.file)]
-    words += ["--examples", str(plan.examples)]
-    for name in plan.methods:
-        words += ["--method", name]
-    for name, value in plan.reading.items():
-        words += [f"--{name}"] if value is True else [f"--{name}", str(value)] if value else []
-    return [*words, "--out", str(out)]
+    own = [word for name in plan.methods for word in ("--method", name)]
+    return model_jobs.arguments(KIND, choice, plan, own, out)
 
 
 def start(place: Place, choice: Choice, plan: Plan) -> Run:
@@ -253,30 +224,11 @@ def start(place: Place, choice: Choice, plan: Plan) -> Run:
     Raises:
         ExplainError: the runs folder cannot be written to.
     """
-    with _STARTING:  # two clicks, or two sessions, start one job
-        running = at_work(jobs(place, choice))
-        if running is not None:
-            return running
-        out = inside(place.runs.absolute(), _free_name(place, choice))
-        return start_job(
-            arguments(choice, plan, out),
-            out,
-            kind=KIND,
-            title=f"{choice.name} on {plan.title}",
-            config={
-                "model": str(subject(choice)),
-                "task": plan.task,
-                "data": plan.file and str(plan.file),
-                "methods": list(plan.methods) or None,
-                "examples": plan.examples,
-            },
-            seed=0,
-        )
-
-
-def _free_name(place: Place, choice: Choice) -> str:
-    wanted = f"{KIND}-{re.sub(r'[^A-Za-z0-9_.-]+', '_', choice.name)[:60]}"
-    name, number = wanted, 2
-    while (place.runs / name).exists():
-        name, number = f"{wanted}-{number}", number + 1
-    return name
+    return model_jobs.start(
+        place,
+        KIND,
+        choice,
+        plan,
+        lambda out: arguments(choice, plan, out),
+        {"methods": list(plan.methods) or None},
+    )

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dashboard import cache, evaluations, examples
+from dashboard import cache, examples
 from dashboard.catalogue import Choice, Place
 from dashboard.examples import Example
+from dashboard.model_jobs import subject
 from explain.errors import InputError
 from explain.files import dump_json, write_text
 from explain.report.labels import plural
@@ -92,7 +93,7 @@ def start(place: Place, choice: Choice, plan: Plan) -> Run:
         kind=KIND,
         title=plan.title or f"{plural(len(plan.texts), 'output')} of {choice.name}",
         config={
-            "model": str(evaluations.subject(choice)),
+            "model": str(subject(choice)),
             "methods": list(plan.methods),
             "examples": len(plan.texts),
         },
@@ -106,7 +107,7 @@ def _given(choice: Choice, text: Example) -> dict[str, str]:
 
 def arguments(choice: Choice, plan: Plan, source: Path, out: Path, *, forced: bool) -> list[str]:
     """The command line, after `explain`, that makes the report."""
-    words = [KIND, str(evaluations.subject(choice)), "--input", str(source), "--out", str(out)]
+    words = [KIND, str(subject(choice)), "--input", str(source), "--out", str(out)]
     for name in plan.methods:
         words += ["--method", name]
     if plan.title:

@@ -1,12 +1,13 @@
 """The page Audit, driven without a browser: opening, starting, looking at outputs, giving verdicts."""
 
+# ruff: noqa: F401, F811 - fixtures are imported, and parameters have their names
+
 from __future__ import annotations
 
 import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -23,6 +24,7 @@ from explain.model import Seq2Seq
 from explain.runs import Run
 from explain.training.data import Pair
 from tests.audits import audited
+from tests.jobs import said, started
 from tests.test_dashboard import open_page, parts, save_run, texts
 
 HOSTILE = "<img src=http://evil/x.png onerror=alert(1)> ![x](http://evil/x.png) $a$ :red[b]"
@@ -55,30 +57,12 @@ def own(runs: Path, tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
-    """What was started; the run is there as `start_job` leaves it, and waits for its process."""
-    found: list[SimpleNamespace] = []
-
-    def start(words, path, *, kind, title, config, seed):
-        run = Run.create(path, kind=kind, command="explain audit", title=title, config=config, seed=seed)
-        found.append(SimpleNamespace(words=words, path=path, kind=kind, config=config, run=run))
-        return run
-
-    monkeypatch.setattr(audits, "start_job", start)
-    return found
-
-
 @pytest.fixture(autouse=True)
 def _clean() -> Iterator[None]:
     import streamlit as st
 
     yield
     st.cache_data.clear()
-
-
-def said(app: AppTest) -> str:
-    return texts(app).replace("\\", "")
 
 
 def button(app: AppTest, label: str):

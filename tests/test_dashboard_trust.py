@@ -1,5 +1,7 @@
 """Which method to believe, on the page Trust and beside the maps; driven without a browser."""
 
+# ruff: noqa: F401, F811 - fixtures are imported, and parameters have their names
+
 from __future__ import annotations
 
 import dataclasses
@@ -40,6 +42,7 @@ from explain.evaluation.cards import card_of, ranking
 from explain.evaluation.randomisation import Randomisation, StageScores
 from explain.report.ranking import ranking as ranking_of
 from explain.runs import Run
+from tests.jobs import said, started
 from tests.models import network, tokenizer
 from tests.test_dashboard import TEXT, open_page, parts, save_run, texts
 
@@ -139,30 +142,12 @@ def example(runs: Path) -> str:
     return examples.save(Place(runs), Example(TEXT, None, {"max_new_tokens": 6}))
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[SimpleNamespace]:
-    """What was started; the run is there as `start_job` leaves it, and waits for its process."""
-    found: list[SimpleNamespace] = []
-
-    def start(words, path, *, kind, title, config, seed):
-        run = Run.create(path, kind=kind, command="explain evaluate", title=title, config=config, seed=seed)
-        found.append(SimpleNamespace(words=words, path=path, kind=kind, title=title, config=config, run=run))
-        return run
-
-    monkeypatch.setattr(evaluations, "start_job", start)
-    return found
-
-
 @pytest.fixture(autouse=True)
 def _clean() -> Iterator[None]:
     import streamlit as st
 
     yield
     st.cache_data.clear()
-
-
-def said(app: AppTest) -> str:
-    return texts(app).replace("\\", "")
 
 
 def choice_of(runs: Path, name: str) -> catalogue.Choice:

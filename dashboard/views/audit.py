@@ -15,7 +15,9 @@ from dashboard.catalogue import Place, current_place
 from dashboard.components.suspects import Suspect as Line
 from dashboard.components.suspects import suspects
 from dashboard.labels import excerpt, plain
+from dashboard.model_jobs import at_work, model_named
 from dashboard.views import audit_new, audit_output, text_page
+from dashboard.views.job_panel import EVERY
 from explain.audit import FILE, FINDINGS, Audit
 from explain.audit.reviews import FILE as REVIEWS
 from explain.errors import ExplainError
@@ -24,8 +26,6 @@ from explain.report.audit_plots import HELP, detectors_figure
 from explain.report.labels import plural
 from explain.runs import LIVE, Run
 
-EVERY = 1.0
-"""Seconds between two looks at a job that is at work."""
 UNREVIEWED = "unreviewed"
 SIGNS = {"passed": ("✓", "green"), "failed": ("✗", "red"), "open": ("?", "orange")}
 _VERDICTS: dict[str, tuple[str, str, Any]] = {
@@ -76,8 +76,8 @@ def _chosen(found: Sequence[Run]) -> Run | None:
     named = next((run for run in found if run.name == view.run), None)
     if named is not None:
         return named
-    own = [run for run in found if Path(audits.model_named(run)).name == view.model]
-    return audits.at_work(own) or next(filter(audits.finished, own), None) or next(iter(own), None)
+    own = [run for run in found if Path(model_named(run)).name == view.model]
+    return at_work(own) or next(filter(audits.finished, own), None) or next(iter(own), None)
 
 
 def _choose(place: Place, found: Sequence[Run], run: Run | None) -> None:

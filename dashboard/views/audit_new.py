@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
 from dashboard import audits, cache, evaluations, frame, state
-from dashboard import jobs as jobs_at_work
 from dashboard.audits import Plan
 from dashboard.catalogue import Choice, Place
 from dashboard.evaluations import DATA, TASK
 from dashboard.labels import plain
 from dashboard.views import new_run
-from dashboard.views.new_evaluation import clock, duration
+from dashboard.views.job_panel import job_panel
+from dashboard.views.new_evaluation import duration
 from explain.audit.calibration import FEWEST
 from explain.errors import ExplainError
 from explain.report.labels import plural
-from explain.runs import LIVE, Run
+from explain.runs import Run
 from explain.training import tasks
 
 MOST = 100_000
@@ -232,43 +231,16 @@ def _clean(place: Place, choice: Choice, first: str) -> str | Path | None:
 
 def at_work(run: Run) -> None:
     """A job as it goes; drawn again every second, until it has ended."""
-    manifest = run.manifest
-    now = manifest["state"]
-    if now not in LIVE:
-        st.rerun()
-    step, total = jobs_at_work.steps(run)
-    with st.container(border=True, key="audit_job"):
-        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            st.markdown(f"**Auditing {plain(str(manifest.get('title') or run.name))}**", width="content")
-            with st.container(horizontal=True, width="content"):
-                if now == "paused":
-                    _ask(run, "continue", "Continue", ":material/play_arrow:")
-                _ask(run, "stop", "Cancel", ":material/stop:")
-        text = f"output {step:,} of {total:,}" if total else "opening the model …"
-        st.progress(step / total if total else 0.0, text=plain(f"{text}{_since(manifest)}"))
-        if run.requested() == "stop":
-            st.caption("Asked to stop; what is scored is kept.")
-        elif now == "paused":
-            st.caption("Paused.")
-        else:
-            first = "Clean outputs come first, then those to audit, then tests of the model. "
-            before = first if "--calibrate-on" in str(manifest.get("command")) else ""
-            st.caption(plain(f"{before}It works in {run.path} and goes on when this page is closed."))
-
-
-def _ask(run: Run, what: str, label: str, icon: str) -> None:
-    if st.button(label, icon=icon, key=f"audit_{what}", disabled=run.requested() == what):
-        with frame.friendly():
-            run.request(what)
-            st.rerun()
-
-
-def _since(manifest: Mapping[str, Any]) -> str:
-    try:
-        started = datetime.fromisoformat(str(manifest.get("started")))
-        return f" · {clock((datetime.now(UTC) - started).total_seconds())} so far"
-    except (TypeError, ValueError):
-        return ""
+    first = "Clean outputs come first, then those to audit, then tests of the model. "
+    before = first if "--calibrate-on" in str(run.manifest.get("command")) else ""
+    job_panel(
+        run,
+        key="audit",
+        doing=f"Auditing {run.manifest.get('title') or run.name}",
+        unit="output",
+        stopping="what is scored is kept",
+        note=f"{before}It works in {run.path} and goes on when this page is closed.",
+    )
 
 
 def how_it_ended(run: Run) -> None:

@@ -13,6 +13,7 @@ from dashboard import evaluations, frame, jobs, saved, snippets, state
 from dashboard.catalogue import Choice, Place, choices
 from dashboard.evaluations import DATA, TASK
 from dashboard.labels import plain
+from dashboard.model_jobs import subject
 from dashboard.saved import Saved
 from dashboard.views import new_run
 from dashboard.views.new_evaluation import duration
@@ -212,7 +213,7 @@ def _start(place: Place, choice: Choice, rival: Choice, floor: list[Choice], dat
         out,
         kind=KIND,
         title=f"{choice.name} and {rival.name}",
-        config={"model": str(evaluations.subject(choice)), "examples": count},
+        config={"model": str(subject(choice)), "examples": count},
         seed=0,
     )
     state.change(run=run.name)
@@ -222,11 +223,11 @@ def arguments(
     place: Place, choice: Choice, rival: Choice, floor: list[Choice], data: str, count: int, out: Path
 ) -> list[str]:
     """The command line, after `explain`, that makes the comparison."""
-    words = [KIND, str(evaluations.subject(choice)), str(evaluations.subject(rival))]
+    words = [KIND, str(subject(choice)), str(subject(rival))]
     if data.startswith(TASK):
         words += ["--task", data.removeprefix(TASK)]
     else:
         words += ["--data", str(evaluations.data_file(place, choice, data.removeprefix(DATA)))]
     for each in floor:
-        words += ["--floor", str(evaluations.subject(each))]
+        words += ["--floor", str(subject(each))]
     return [*words, "--examples", str(count), "--outputs", str(max(count, 50)), "--out", str(out)]

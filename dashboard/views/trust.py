@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from typing import Any
+from datetime import datetime
 
 import pandas as pd
 import streamlit as st
@@ -16,16 +15,16 @@ from dashboard.catalogue import Choice, Place, current_place
 from dashboard.components.ranking import ranking as ranking_table
 from dashboard.evaluations import Kept
 from dashboard.labels import plain
+from dashboard.model_jobs import at_work
 from dashboard.views import new_evaluation, text_page, trust_card
+from dashboard.views.job_panel import EVERY, job_panel
 from explain.errors import FileError
 from explain.evaluation import FILE, Evaluation
 from explain.report import evaluation_page, measures, plots, trust
 from explain.report.labels import shown, whole_percent
 from explain.report.ranking import ranking
-from explain.runs import LIVE, Run
+from explain.runs import Run
 
-EVERY = 1.0
-"""Seconds between two looks at a job that is at work."""
 _SIGNS = {True: ("✓", "passed", "green"), False: ("✗", "failed", "red"), None: ("?", "open", "orange")}
 _TAUGHT = (
     (":material/fact_check:", "Known answers", "Does it point at the words that the output really needs?"),
@@ -60,7 +59,7 @@ def page() -> None:
 
 def _show(place: Place, choice: Choice) -> None:
     jobs = evaluations.jobs(place, choice)
-    running = evaluations.at_work(jobs)
+    running = at_work(jobs)
     if running is not None:
         st.fragment(_at_work, run_every=EVERY)(running, choice.name)
     try:
@@ -113,48 +112,14 @@ def _teach(choice: Choice) -> None:
 
 def _at_work(run: Run, model: str) -> None:
     """A job as it goes; drawn again every second, until it has ended."""
-    manifest = run.manifest
-    now = manifest["state"]
-    if now not in LIVE:
-        st.rerun()
-    step, total = jobs_at_work.steps(run)
-    with st.container(border=True, key="trust_job"):
-        with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            st.markdown(f"**Evaluating the methods on {plain(model)}**", width="content")
-            with st.container(horizontal=True, width="content"):
-                if now == "paused":
-                    _ask(run, "continue", "Continue", ":material/play_arrow:")
-                _ask(run, "stop", "Cancel", ":material/stop:")
-        text = f"step {step:,} of {total:,}" if total else "opening the model …"
-        since = _since(manifest)
-        st.progress(
-            step / total if total else 0.0, text=plain(f"{text}{f' · {since} so far' if since else ''}")
-        )
-        if run.requested() == "stop":
-            st.caption("Asked to stop; it does so after the step it is in.")
-        elif now == "paused":
-            st.caption("Paused.")
-        else:
-            st.caption(
-                plain(
-                    f"It works in {run.path} and goes on when this page is closed. Steps take unequal times."
-                )
-            )
-
-
-def _ask(run: Run, what: str, label: str, icon: str) -> None:
-    if st.button(label, icon=icon, key=f"trust_{what}", disabled=run.requested() == what):
-        with frame.friendly():
-            run.request(what)
-            st.rerun()
-
-
-def _since(manifest: dict[str, Any]) -> str:
-    try:
-        started = datetime.fromisoformat(str(manifest.get("started")))
-        return new_evaluation.clock((datetime.now(UTC) - started).total_seconds())
-    except (TypeError, ValueError):
-        return ""
+    job_panel(
+        run,
+        key="trust",
+        doing=f"Evaluating the methods on {model}",
+        unit="step",
+        stopping="it does so after the step it is in",
+        note=f"It works in {run.path} and goes on when this page is closed. Steps take unequal times.",
+    )
 
 
 def _how_it_ended(run: Run, kept: Kept | None) -> None:
