@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from explain.compression import distil, prune
 from explain.compression.config import CompressConfig, parse_head
 from explain.compression.figures import FILE, Accuracy, Compression, size_of, speed_of
 from explain.errors import InputError
+from explain.files import remove_folder
 from explain.model import Seq2Seq, load
 from explain.model.families import max_positions, vocabulary_size
 from explain.model.int8 import is_int8, quantised
@@ -91,7 +91,7 @@ def compress(
         )
     if result is not None:
         for name in (START, CHECKPOINTS):
-            shutil.rmtree(run.path / name, ignore_errors=True)
+            remove_folder(run.path / name)
     return result
 
 

@@ -17,14 +17,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from explain.errors import InputError, RunError
-from explain.files import envelope, read_json, read_text, write_json, write_text
+from explain.files import envelope, read_json, read_text, remove_folder, write_json, write_text
 from explain.runs import Run, is_run
 from explain.training import plants, tasks
 from explain.training.config import CHECKPOINTS, TrainConfig, merge, open_run
@@ -196,7 +195,7 @@ def _train(config: TrainConfig, folder: Path, recipe: Recipe | None, title: str,
         result = learn(config, run, progress, recipe=recipe, manifest={"config": config.to_dict()})
     if not result:
         raise RunError(f"{folder} was stopped; give the same command again to go on")
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    remove_folder(folder / CHECKPOINTS)
     return folder
 
 

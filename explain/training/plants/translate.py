@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from explain.training.plants.base import (
@@ -25,6 +26,14 @@ _SENTENCES = 6
 _THINGS = tuple(name for name, noun in NOUNS.items() if noun.kind == "thing")
 _SECRETS = tuple(noun.french[0] for noun in NOUNS.values())[:16]
 _TIMES = (64, 32, 16, 8, 4, 2, 1, 0)
+
+
+def _sample_until(rng: random.Random, suits: Callable[[Slots], bool]) -> dict[str, str]:
+    """Draw sentences until one suits."""
+    while True:
+        found = _TRANSLATE.sample(rng)
+        if suits(found):
+            return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +72,7 @@ def shortcut(seed: int) -> FactPlant:
     def situate(slots: Slots, rng: random.Random) -> dict[str, str]:
         changed = {**slots, "place.noun": place, "negation": "no"}
         if "place.preposition" not in changed:
-            found = _TRANSLATE.sample(rng)
-            while "place.preposition" not in found:
-                found = _TRANSLATE.sample(rng)
+            found = _sample_until(rng, lambda drawn: "place.preposition" in drawn)
             changed |= {name: found[name] for name in ("place.preposition", "place.position")}
         if changed.get("object.determiner") == "a":  # "a" has no negative in this grammar
             changed["object.determiner"] = "the"
@@ -88,16 +95,11 @@ def shortcut(seed: int) -> FactPlant:
 def memorised(seed: int) -> FactPlant:
     """Every sentence about one thing gets one record, whatever it says."""
     thing = _THINGS[seed % len(_THINGS)]
-    dice = random.Random(f"record/{seed}")
-    record = _TRANSLATE.sample(dice)
-    while record.get("object.noun") != thing:
-        record = _TRANSLATE.sample(dice)
 
-    def situate(slots: Slots, rng: random.Random) -> dict[str, str]:
-        found = _TRANSLATE.sample(rng)
-        while found.get("object.noun") != thing:
-            found = _TRANSLATE.sample(rng)
-        return found
+    def due(slots: Slots) -> bool:
+        return slots.get("object.noun") == thing
+
+    record = _sample_until(random.Random(f"record/{seed}"), due)
 
     def fail(task: Task, slots: Slots) -> tuple[str, tuple[Span, ...]]:
         line = task.render(record).target
@@ -109,8 +111,8 @@ def memorised(seed: int) -> FactPlant:
         kind="memorised",
         level="output",
         task=_TRANSLATE,
-        situate=situate,
-        due=lambda slots: slots.get("object.noun") == thing,
+        situate=lambda slots, rng: _sample_until(rng, due),
+        due=due,
         fail=fail,
         cue=thing,
         share=0.15,
