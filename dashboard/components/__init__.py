@@ -11,8 +11,9 @@ import streamlit as st
 
 
 def asset(name: str) -> str:
-    """The text of a file of this package."""
-    return files(__name__).joinpath(name).read_text(encoding="utf-8")
+    """The text of a script or style sheet of this package, after what all of its kind share."""
+    shared = f"prelude.{name.rpartition('.')[2]}"
+    return "".join(files(__name__).joinpath(each).read_text(encoding="utf-8") for each in (shared, name))
 
 
 def packed(values: Any, kind: str) -> str:

@@ -1,5 +1,4 @@
 // A beam search as a tree of text. Every text is set by textContent; nothing here reads HTML.
-const RIGHT_TO_LEFT = /[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
 
 export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.querySelector(".beams");
@@ -9,9 +8,8 @@ export default function ({ data, parentElement, setTriggerValue }) {
   tree.setAttribute("role", "tree");
   tree.setAttribute("aria-label", "Beams of the search");
   const lines = data.lines.map((line) => draw(line, data));
-  const letter = data.lines.flatMap((line) => line.parts.map((part) => (part.s ? "" : part.t))).join("").match(/\p{L}/u);
-  const rtl = Boolean(letter && RIGHT_TO_LEFT.test(letter[0]));
-  tree.dir = rtl ? "rtl" : "ltr";
+  tree.dir = direction(data.lines.flatMap((line) => line.parts));
+  const rtl = tree.dir === "rtl";
   tree.append(head(), ...lines);
   root.replaceChildren(tree);
   const reachable = (line) => lines.forEach((one) => { one.tabIndex = one === line ? 0 : -1; });
@@ -95,11 +93,4 @@ function spoken(line) {
   else if (line.dropped) parts.push("dropped");
   else parts.push("goes on in several ways");
   return parts.join(", ");
-}
-
-function make(tag, css = "", text = null) {
-  const element = document.createElement(tag);
-  if (css) element.className = css;
-  if (text !== null) element.textContent = text;
-  return element;
 }

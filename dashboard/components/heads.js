@@ -207,10 +207,3 @@ function legend(data) {
   element.append(make("span", "title", "attention weight"), make("span", "", "0"), ramp, make("span", "", data.high));
   return element;
 }
-
-function make(tag, css = "", text = null) {
-  const element = document.createElement(tag);
-  if (css) element.className = css;
-  if (text !== null) element.textContent = text;
-  return element;
-}

@@ -58,10 +58,3 @@ function list(groups) {
   }
   return element;
 }
-
-function make(tag, css = "", text = null) {
-  const element = document.createElement(tag);
-  if (css) element.className = css;
-  if (text !== null) element.textContent = text;
-  return element;
-}

@@ -301,15 +301,3 @@ function legend(bar) {
   element.append(make("span", "title", bar.title), make("span", "", "0"), ramp, make("span", "", high));
   return element;
 }
-
-function floats(text) {
-  const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
-  return new Float32Array(bytes.buffer);
-}
-
-function make(tag, css = "", text = null) {
-  const element = document.createElement(tag);
-  if (css) element.className = css;
-  if (text !== null) element.textContent = text;
-  return element;
-}

@@ -118,10 +118,3 @@ function shape(tag, attributes) {
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   return element;
 }
-
-function make(tag, css = "", text = null) {
-  const element = document.createElement(tag);
-  if (css) element.className = css;
-  if (text !== null) element.textContent = text;
-  return element;
-}

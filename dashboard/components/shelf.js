@@ -70,10 +70,3 @@ function line(row, choose) {
   element.addEventListener("click", () => choose(row.name));
   return element;
 }
-
-function make(tag, css = "", text = null) {
-  const element = document.createElement(tag);
-  if (css) element.className = css;
-  if (text !== null) element.textContent = text;
-  return element;
-}

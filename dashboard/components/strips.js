@@ -152,9 +152,7 @@ class Row {
   }
 
   lay(strip) {
-    const first = strip.tokens.map((token) => (token.s ? "" : token.t)).join("").match(/\p{L}/u);
-    this.tokens.dir = first && /[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u
-      .test(first[0]) ? "rtl" : "ltr";
+    this.tokens.dir = direction(strip.tokens);
     this.buttons.forEach((button, index) => {
       if (strip.tokens[index].n) this.tokens.append(make("br"));
       else if (strip.tokens[index].g) this.tokens.append(document.createTextNode(" "));
@@ -451,16 +449,4 @@ function spell(value, bar, decimals = bar.decimals + 2) {
   const digits = Math.abs(value).toFixed(decimals);
   if (value < 0 && Number(digits) !== 0) return `−${digits}`;
   return bar.signed && Number(digits) !== 0 ? `+${digits}` : digits;
-}
-
-function floats(text) {
-  const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));
-  return new Float32Array(bytes.buffer);
-}
-
-function make(tag, css = "", text = null) {
-  const element = document.createElement(tag);
-  if (css) element.className = css;
-  if (text !== null) element.textContent = text;
-  return element;
 }

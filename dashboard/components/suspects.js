@@ -39,10 +39,3 @@ function line(row, choose) {
   element.append(button);
   return element;
 }
-
-function make(tag, css = "", text = null) {
-  const element = document.createElement(tag);
-  if (css) element.className = css;
-  if (text !== null) element.textContent = text;
-  return element;
-}

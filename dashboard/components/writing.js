@@ -1,5 +1,4 @@
 // The output token by token, and what else was weighed at one of them. Every text is set by textContent.
-const RIGHT_TO_LEFT = /[\p{Script=Hebrew}\p{Script=Arabic}\p{Script=Syriac}\p{Script=Thaana}\p{Script=Nko}]/u;
 
 export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.querySelector(".writing");
@@ -43,8 +42,7 @@ class Page {
 
   lay() {
     const { tokens } = this.data;
-    const letter = tokens.map((token) => (token.s ? "" : token.t)).join("").match(/\p{L}/u);
-    this.tokens.dir = letter && RIGHT_TO_LEFT.test(letter[0]) ? "rtl" : "ltr";
+    this.tokens.dir = direction(tokens);
     this.buttons = tokens.map((token, index) => this.button(token, index));
     const parts = [];
     tokens.forEach((token, index) => {
@@ -248,11 +246,4 @@ class Page {
     }
     return row;
   }
-}
-
-function make(tag, css = "", text = null) {
-  const element = document.createElement(tag);
-  if (css) element.className = css;
-  if (text !== null) element.textContent = text;
-  return element;
 }
