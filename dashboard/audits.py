@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -34,6 +35,12 @@ _SECONDS = 1 / 60  # for an output, on one core, with a model as small as the de
 _TESTS = 12.0
 _SMALL = 4e6
 _LOCKS: dict[str, threading.Lock] = {}
+# What the command of an audit may say, for it to be given again from a page.
+_OPTIONS = {
+    *("--out", "--task", "--data", "--calibration", "--calibrate-on", "--policy", "--examples", "--forced"),
+    *("--training", "--seed", "--num-beams", "--max-new-tokens", "--source-language", "--target-language"),
+    *("--allow-unknown", "--source-column", "--target-column", "--device", "--dtype", "--resume"),
+}
 
 
 # ---- which there are -------------------------------------------------------------------------------------
@@ -361,3 +368,44 @@ def start(place: Place, choice: Choice, plan: Plan) -> Run:
             "policy": plan.policy and str(plan.policy),
         },
     )
+
+
+def resuming(place: Place, run: Run) -> list[str] | None:
+    """The command line, after `explain`, that goes on with an interrupted audit.
+
+    A run may come from somewhere else, and its command with it. None stands for one that this dashboard does
+    not give by itself: of a model that it does not open, or with a file from outside the runs folder.
+    """
+    try:
+        program, kind, model, *rest = shlex.split(str(run.manifest.get("command") or ""))
+    except (ExplainError, ValueError):
+        return None
+    if (program, kind) != ("explain", KIND):
+        return None
+    known = {model_jobs.subject(choice).resolve() for choice in choices(place).values()}
+    if Path(model).resolve() not in known:
+        return None
+    options = [word.partition("=")[0] for word in rest if word.startswith("-")]
+    if not set(options) <= _OPTIONS or not {"--out"} <= set(options):
+        return None
+    for word in rest:
+        value = word.partition("=")[2] if word.startswith("-") else word
+        path = Path(value)
+        if value and path.exists() and not path.resolve().is_relative_to(place.runs.resolve()):
+            return None
+    at = rest.index("--out") + 1 if "--out" in rest else len(rest)
+    if at >= len(rest) or Path(rest[at]).resolve() != run.path.resolve():
+        return None
+    return [kind, model, *(word for word in rest if word != "--resume"), "--resume"]
+
+
+def resume(place: Place, run: Run) -> None:
+    """Go on with an interrupted audit, as a process of its own.
+
+    Raises:
+        ExplainError: it cannot be resumed from here, or is at work.
+    """
+    words = resuming(place, run)
+    if words is None:
+        raise InputError(f"{run.name} cannot be resumed from here; give its command with --resume")
+    model_jobs.start_job(words, run.path, kind=KIND)

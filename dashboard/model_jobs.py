@@ -101,6 +101,8 @@ def start(
     plan: Plan,
     words: Callable[[Path], list[str]],
     config: Mapping[str, Any],
+    *,
+    title: str = "",
 ) -> Run:
     """Start a job of a kind, unless one is at work on this model already; returns the one that is at work.
 
@@ -111,6 +113,7 @@ def start(
         plan: what is to be done.
         words: the command line for an output folder.
         config: what the run keeps of the plan beside model, data and number of outputs.
+        title: what the job is called; left out, the model and its data.
 
     Raises:
         ExplainError: the runs folder cannot be written to.
@@ -125,7 +128,7 @@ def start(
             words(out),
             out,
             kind=kind,
-            title=f"{choice.name} on {plan.title}",
+            title=title or f"{choice.name} on {plan.title}",
             config={
                 "model": str(subject(choice)),
                 "task": plan.task,

@@ -13,7 +13,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 import explain
-from dashboard import audits, catalogue, saved
+from dashboard import audits, catalogue, model_jobs, saved
 from dashboard.audits import Plan
 from dashboard.catalogue import Place
 from dashboard.views import audit as page_audit
@@ -158,6 +158,51 @@ def test_two_starts_are_one_job(opened, tmp_path, started):
     assert first == second
     first.update(state="done")
     assert audits.start(place, choice, plan).name == "audit-tiny-2"
+
+
+def interrupted(place: Path, command: str) -> Run:
+    run = Run.create(place, kind="audit", command=command)
+    run.append({"kind": "step", "step": 30, "total_steps": 120})
+    run.update(state="stopped")
+    return run
+
+
+def test_an_interrupted_audit_goes_on_by_a_click(opened, tmp_path, monkeypatch):
+    shutil.copytree(opened[0] / "tiny", tmp_path / "tiny")
+    out, begun = tmp_path / "audit-tiny", []
+    monkeypatch.setattr(model_jobs, "start_job", lambda *given, **named: begun.append((given, named)))
+    words = f"audit {tmp_path / 'tiny'} --task translate --out {out}"
+    interrupted(out, f"explain {words}")
+    app = open_page(tmp_path, "audit", run="audit-tiny")
+    assert "stopped after 30 of 120 outputs" in str([each.value for each in app.info])
+    button(app, "Resume").click().run()
+    assert not app.exception
+    assert begun == [(([*words.split(), "--resume"], out), {"kind": "audit"})]
+
+
+def test_a_command_from_elsewhere_is_shown_and_never_given(opened, tmp_path):
+    place = Place(tmp_path / "runs")
+    shutil.copytree(opened[0] / "tiny", place.runs / "tiny")
+    (tmp_path / "secret.tsv").write_text("source\nx\n")
+    model, out = place.runs / "tiny", place.runs / "odd"
+    run = interrupted(out, f"explain audit {model} --task translate --out {out}")
+    assert audits.resuming(place, run) is not None
+    for command in (
+        f"explain train --task translate --out {out}",
+        f"explain audit {tmp_path} --task translate --out {out}",
+        f"explain audit {model} --data {tmp_path / 'secret.tsv'} --out {out}",
+        f"explain audit {model} --data={tmp_path / 'secret.tsv'} --out {out}",
+        f"explain audit {model} --task translate --out {place.runs / 'another'}",
+        f"explain audit {model} --task translate --engine ray --ray-address ray://evil:1 --out {out}",
+        "explain",
+        "explain audit 'open quote",
+    ):
+        run.update(command=command)
+        assert audits.resuming(place, run) is None, command
+    app = open_page(place.runs, "audit", run="odd")
+    assert not app.exception
+    assert "Resume" not in [each.label for each in app.button]
+    assert "open quote --resume" in str([each.value for each in app.code])
 
 
 def test_more_outputs_parameters_and_text_cost_more():

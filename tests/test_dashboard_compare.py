@@ -15,6 +15,7 @@ from dashboard.views import compare_runs
 from explain.comparison.pair import head_shifts
 from explain.report.pair_plots import difference_grid, shifts_figure
 from explain.runs import Run
+from tests.jobs import started
 from tests.test_dashboard import TEXT, _clean, example, open_page, parts, runs, save_run, texts
 from tests.test_dashboard_inside import other, said, specs
 
@@ -79,27 +80,25 @@ def test_a_model_is_as_it_was_after_a_part_was_silenced(runs, example):
     assert cache.model(choice).intervened == ()
 
 
-def test_no_comparison_yet_and_how_one_is_started(rivals, monkeypatch, tmp_path, example):
-    started = []
-
-    def start(words, path, **also):
-        started.append(words)
-        return Run.create(path, kind="compare", title="tiny and rival")
-
-    monkeypatch.setattr(compare_runs, "start_job", start)
+def test_no_comparison_yet_and_how_one_is_started(rivals, started, tmp_path):
     (rivals / "texts.tsv").write_text("source\tthe\nthe cat\tx\n")
     place = Place(rivals)
+    one, other = choose(place, "tiny"), choose(place, "rival")
     words = compare_runs.arguments(
-        place, choose(place, "tiny"), choose(place, "rival"), [], "task:translate", 20, tmp_path / "out"
+        one, compare_runs.Plan(other, (other,), "translate", None, 20), tmp_path / "out"
     )
-    assert words[:5] == ["compare", str(rivals / "tiny"), str(rivals / "rival"), "--task", "translate"]
+    assert words[:3] == ["compare", str(rivals / "tiny"), str(rivals / "rival")]
+    assert words[words.index("--floor") + 1] == str(rivals / "rival")
+    assert words[words.index("--task") + 1] == "translate"
     assert words[-2:] == ["--out", str(tmp_path / "out")]
     app = open_page(rivals, "compare", model="tiny", changed="models")
     assert not app.error
     assert "No two models have been compared yet" in said(app)
     app.button(key="compare_start").click().run()
     assert not app.exception
-    assert started[0][0] == "compare"
+    assert [job.kind for job in started] == ["compare"]
+    assert started[0].title == "tiny and rival"
+    assert app.session_state["explain_view"].run == started[0].run.name
 
 
 def test_a_kept_comparison_is_shown(tmp_path, bart, t5):

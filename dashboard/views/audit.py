@@ -65,7 +65,7 @@ def _show(place: Place) -> None:
         st.fragment(audit_new.at_work, run_every=EVERY)(run)
         return
     if not audits.finished(run):
-        audit_new.how_it_ended(run)
+        audit_new.how_it_ended(place, run)
         return
     _finding(place, run, audits.opened(run))
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import streamlit as st
 
-from dashboard import audits, cache, evaluations, frame, state
+from dashboard import audits, cache, evaluations, frame, jobs, state
 from dashboard.audits import Plan
 from dashboard.catalogue import Choice, Place
 from dashboard.evaluations import DATA, TASK
@@ -243,18 +243,25 @@ def at_work(run: Run) -> None:
     )
 
 
-def how_it_ended(run: Run) -> None:
-    """What became of an audit that has nothing to show."""
+def how_it_ended(place: Place, run: Run) -> None:
+    """What became of an audit that has nothing to show, and how it goes on."""
     manifest = run.manifest
     if manifest["state"] == "stopped":
-        st.info(
-            "This audit was stopped. What it scored is kept; this goes on with it:", icon=":material/stop:"
-        )
+        step, total = jobs.steps(run)
+        where = f" after {step:,} of {plural(total, 'output')}" if total else ""
+        st.info(plain(f"This audit was stopped{where}. What it scored is kept."), icon=":material/stop:")
     else:
         st.error(
             plain(f"This audit failed: {manifest.get('error') or 'it says not why'}"), icon=":material/error:"
         )
-    st.code(f"{manifest.get('command')} --resume", language=None, wrap_lines=True)
+    if audits.resuming(place, run) is not None:
+        if st.button("Resume", type="primary", icon=":material/play_arrow:", key="audit_resume"):
+            with frame.friendly():
+                audits.resume(place, run)
+                st.rerun()
+    else:
+        st.caption("This goes on with it, in the folder where it was begun:")
+        st.code(f"{manifest.get('command')} --resume", language=None, wrap_lines=True)
     with st.expander("Its log", key="audit_log"):
         try:
             lines = run.log_tail(40)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 import streamlit as st
 
-from dashboard import evaluations, frame, jobs, saved, snippets, state
+from dashboard import evaluations, frame, model_jobs, saved, snippets, state
 from dashboard.catalogue import Choice, Place, choices
 from dashboard.evaluations import DATA, TASK
 from dashboard.labels import plain
 from dashboard.model_jobs import subject
 from dashboard.saved import Saved
 from dashboard.views import new_run
+from dashboard.views.job_panel import EVERY, job_panel
 from dashboard.views.new_evaluation import duration
 from explain.comparison import FILE, METHODS, Comparison, load_comparison
 from explain.report import comparison_page
@@ -23,11 +25,8 @@ from explain.report.comparison import NO_FLOOR, answer
 from explain.report.comparison_plots import drift_figure, heads_figure
 from explain.report.facts import facts_of
 from explain.report.labels import number, plural, shown
-from explain.runs import free_folder, start_job
 
 KIND = "compare"
-EVERY = 2.0
-"""Seconds between two looks at a job."""
 _ALARMS: Mapping[bool | None, tuple[str, Literal["red", "green", "gray"]]] = {
     True: ("alarm", "red"),
     False: ("no alarm", "green"),
@@ -35,6 +34,32 @@ _ALARMS: Mapping[bool | None, tuple[str, Literal["red", "green", "gray"]]] = {
 }
 # Seconds for a model and an output, and for a model, on one core; measured on the demo's models.
 _OUTPUT, _MODEL = 0.6, 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be compared, on what.
+
+    Attributes:
+        rival: the other model.
+        floor: retrained models, the yardstick.
+        task: a task with known answers; None for a file.
+        file: a data file; None for a task.
+        examples: outputs to explain.
+        reading: further options of the command line.
+    """
+
+    rival: Choice
+    floor: tuple[Choice, ...]
+    task: str | None
+    file: Path | None
+    examples: int
+    reading: Mapping[str, str | bool] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What the data are called."""
+        return self.task or (self.file.name if self.file else "")
 
 
 def show(place: Place, choice: Choice) -> None:
@@ -84,16 +109,12 @@ def _comparison(path: str, changed: int) -> Comparison:
 
 
 def _at_work(item: Saved) -> None:
-    if item.run.state != item.state and item.run.state == "done":
-        st.rerun()
-    step, total = jobs.steps(item.run)
-    st.progress(
-        step / total if total else 0.0,
-        text=plain(
-            f"{item.title}: step {step:,} of {total:,}" if total else f"{item.title}: getting ready …"
-        ),
+    job_panel(
+        item.run,
+        key="compare",
+        doing=f"Comparing {item.title}",
+        note=f"It works in {item.run.path} and goes on when this page is closed. Steps take unequal times.",
     )
-    st.caption("It goes on when this page is closed; it can be cancelled in the list on the left.")
 
 
 def _figures(found: Comparison, path: Path) -> None:
@@ -206,28 +227,30 @@ def _form(place: Place, choice: Choice) -> None:
 
 
 def _start(place: Place, choice: Choice, rival: Choice, floor: list[Choice], data: str, count: int) -> None:
-    out = free_folder(place.runs.absolute(), f"{KIND}-{choice.name}-{rival.name}"[:60])
-    words = arguments(place, choice, rival, floor, data, count, out)
-    run = start_job(
-        words,
-        out,
-        kind=KIND,
+    is_task = data.startswith(TASK)
+    plan = Plan(
+        rival=rival,
+        floor=tuple(floor),
+        task=data.removeprefix(TASK) if is_task else None,
+        file=None if is_task else evaluations.data_file(place, choice, data.removeprefix(DATA)),
+        examples=count,
+    )
+    run = model_jobs.start(
+        place,
+        KIND,
+        choice,
+        plan,
+        lambda out: arguments(choice, plan, out),
+        {"rival": str(subject(rival)), "floor": [str(subject(each)) for each in floor]},
         title=f"{choice.name} and {rival.name}",
-        config={"model": str(subject(choice)), "examples": count},
-        seed=0,
     )
     state.change(run=run.name)
 
 
-def arguments(
-    place: Place, choice: Choice, rival: Choice, floor: list[Choice], data: str, count: int, out: Path
-) -> list[str]:
+def arguments(choice: Choice, plan: Plan, out: Path) -> list[str]:
     """The command line, after `explain`, that makes the comparison."""
-    words = [KIND, str(subject(choice)), str(subject(rival))]
-    if data.startswith(TASK):
-        words += ["--task", data.removeprefix(TASK)]
-    else:
-        words += ["--data", str(evaluations.data_file(place, choice, data.removeprefix(DATA)))]
-    for each in floor:
-        words += ["--floor", str(subject(each))]
-    return [*words, "--examples", str(count), "--outputs", str(max(count, 50)), "--out", str(out)]
+    own = ["--outputs", str(max(plan.examples, 50))]
+    for each in plan.floor:
+        own += ["--floor", str(subject(each))]
+    kind, first, *rest = model_jobs.arguments(KIND, choice, plan, own, out)
+    return [kind, first, str(subject(plan.rival)), *rest]

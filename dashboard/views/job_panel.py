@@ -1,4 +1,4 @@
-"""A job that is at work, on the page that started it: how far it is, for how long, and what stops it."""
+"""A job that is at work, on the pages that show it: how far it is, for how long, and what stops it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,16 @@ EVERY = 1.0
 """Seconds between two looks at a job that is at work."""
 
 
-def job_panel(run: Run, *, key: str, doing: str, unit: str, stopping: str, note: str) -> None:
+def job_panel(
+    run: Run,
+    *,
+    key: str,
+    doing: str,
+    unit: str = "step",
+    stopping: str = "it does so after the step it is in",
+    note: str = "",
+    framed: bool = True,
+) -> None:
     """Show a job as it goes: to be drawn as a fragment, every `EVERY` seconds, until the job has ended.
 
     Args:
@@ -27,15 +36,16 @@ def job_panel(run: Run, *, key: str, doing: str, unit: str, stopping: str, note:
         unit: what its steps are called.
         stopping: what happens once it was asked to stop.
         note: what else there is to know while it works.
+        framed: it stands by itself, in a box with a title.
     """
     manifest = run.manifest
     now = manifest["state"]
     if now not in LIVE:
         st.rerun()
     step, total = jobs.steps(run)
-    with st.container(border=True, key=f"{key}_job"):
+    with st.container(border=framed, key=f"{key}_job"):
         with st.container(horizontal=True, vertical_alignment="center", horizontal_alignment="distribute"):
-            st.markdown(f"**{plain(doing)}**", width="content")
+            st.markdown(f"**{plain(doing)}**" if framed else plain(doing), width="content")
             with st.container(horizontal=True, width="content"):
                 if now == "paused":
                     _ask(run, key, "continue", "Continue", ":material/play_arrow:")
@@ -46,7 +56,7 @@ def job_panel(run: Run, *, key: str, doing: str, unit: str, stopping: str, note:
             st.caption(f"Asked to stop; {stopping}.")
         elif now == "paused":
             st.caption("Paused.")
-        else:
+        elif note:
             st.caption(plain(note))
 
 

@@ -9,21 +9,20 @@ from typing import BinaryIO
 
 import streamlit as st
 
-from dashboard import audits, evaluations, frame, jobs, saved, state
+from dashboard import audits, evaluations, frame, saved, state
 from dashboard.catalogue import Place, choices, current_place
 from dashboard.components.sheet import sheet
 from dashboard.components.shelf import Row, shelf
 from dashboard.labels import excerpt, plain
 from dashboard.saved import Saved
 from dashboard.views import new_evaluation, new_report
+from dashboard.views.job_panel import EVERY, job_panel
 from dashboard.views.train import COLOURS, ICONS
 from explain.errors import ExplainError
 from explain.files import read_text
 from explain.report.labels import plural
 from explain.runs import pack, remove
 
-EVERY = 1.0
-"""Seconds between two looks at a job that is at work."""
 SHOWN = 3 << 20
 """Bytes of a page that is shown here; a larger one is downloaded."""
 _SIGNS = {"queued": "…", "running": "▶", "paused": "Ⅱ", "stopped": "■", "failed": "✗", "done": "✓"}
@@ -153,7 +152,7 @@ def _item(place: Place, name: str, was_live: bool) -> None:
             st.caption(plain(item.title))
         _facts(item)
         if item.live:
-            _at_work(item)
+            job_panel(item.run, key="saved", doing="At work", framed=False)
         if not item.live:
             _away(place, item)
     if not item.live:
@@ -162,14 +161,6 @@ def _item(place: Place, name: str, was_live: bool) -> None:
 
 def _open(place: Place, item: Saved) -> None:
     """The pages on which it can be looked at."""
-    if item.live and st.button(
-        "stopping …" if item.run.requested() == "stop" else "Cancel",
-        icon=":material/stop:",
-        disabled=item.run.requested() == "stop",
-        key="saved_cancel",
-    ):
-        item.run.request("stop")
-        st.rerun()
     if item.kind in ("train", "compress"):
         if item.name in choices(place) and st.button(
             "Open in Generate", icon=":material/edit_note:", type="primary", key="saved_generate"
@@ -190,14 +181,6 @@ def _open(place: Place, item: Saved) -> None:
             same = state.current().run == item.name
             state.change(run=item.name, **({} if same else {"finding": -1, "detector": "", "shade": ""}))
             st.switch_page("routes/audit.py")
-
-
-def _at_work(item: Saved) -> None:
-    step, total = jobs.steps(item.run)
-    text = f"step {step:,} of {total:,}" if total else "getting ready …"
-    st.progress(step / total if total else 0.0, text=text)
-    if item.run.requested() == "stop":
-        st.caption("Asked to stop; it does so after the step it is in.")
 
 
 def _facts(item: Saved) -> None:
