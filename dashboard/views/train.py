@@ -35,9 +35,9 @@ ICONS = {
 }
 PARTS = {
     "curves": "Curves",
-    "outputs": "What it writes",
-    "story": "Explanations along training",
-    "kept": "Checkpoints and log",
+    "outputs": "Outputs",
+    "story": "Explanations",
+    "kept": "Checkpoints",
 }
 LATEST = -1
 """Stands for the newest evaluation, so that the page follows a run that is at work."""

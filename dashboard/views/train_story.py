@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from dashboard import frame
 from dashboard.labels import excerpt, plain
 from explain.report import story_plots
+from explain.report.labels import listed, number, plural
 from explain.runs import Run
-from explain.story import ProbeMap, TrainingStory, has_story, read_story, story_steps
+from explain.story import Finding, ProbeMap, TrainingStory, has_story, read_story, story_steps
 
+_HAPPENED = {
+    "maps_right": "The maps point at the source words that are needed.",
+    "maps_faithful": "Hiding what the maps rank first hurts more than hiding words at random.",
+    "exact_match": "At least half of the texts it never saw are written exactly right.",
+}
 LATEST = -1
 """Stands for the newest look, so that the page follows a run that is at work."""
 
@@ -39,12 +47,31 @@ def _read(path: str, steps: tuple[int, ...], created: str) -> TrainingStory:
 
 
 def _findings(found: TrainingStory) -> None:
+    """A line for each thing that happened, by step; the figures behind them are tucked away."""
     if not found.findings:
         st.caption("Nothing has changed for good yet: no heads that align, no cue that decides.")
         return
+    groups: dict[tuple[int, str], list[Finding]] = {}
     for finding in found.findings:
-        icon = ":material/warning:" if finding.kind == "shortcut" else ":material/flag:"
-        st.markdown(f"{icon} {plain(finding.text)}")
+        groups.setdefault((finding.step, finding.kind), []).append(finding)
+    lines = []
+    for (step, kind), those in groups.items():
+        sign = ":orange[:material/warning:]" if kind == "shortcut" else ":material/flag:"
+        lines.append(f"{sign} **Step {step:,}** {plain(_happened(kind, those))}")
+    st.markdown("  \n".join(lines))
+    with st.expander("The figures behind this", key="story_evidence"):
+        st.markdown("\n".join(f"- {plain(finding.text)}" for finding in found.findings))
+
+
+def _happened(kind: str, those: Sequence[Finding]) -> str:
+    """What happened at a step, in a few words."""
+    if kind == "alignment_head":
+        begins = "begins" if len(those) == 1 else "begin"
+        return f"{plural(len(those), 'attention head')} {begins} to look at the source word that is needed."
+    if kind == "shortcut":
+        cues = listed([f"‘{one.subject}’" for one in those])
+        return f"{cues} decides outputs from here on, though it should not matter."
+    return _HAPPENED[kind]
 
 
 def _probe(found: TrainingStory) -> None:
@@ -76,8 +103,8 @@ def _probe(found: TrainingStory) -> None:
             ("Step", f"{look.step:,}", "of the training"),
             (
                 "Right output",
-                f"{float(seen.log_probs.sum()):.1f}",
-                "its log-probability in nats; 0 is certain, below is less likely",
+                f"{number(float(seen.log_probs.sum()), 1)} nats",
+                "its log-probability; 0 is certain, below is less likely",
             ),
         ):
             st.metric(label, value, help=help, width="content")
@@ -139,7 +166,7 @@ def _figures(found: TrainingStory) -> None:
     frame.figure(
         story_plots.story_curves(found, theme=frame.theme()),
         story_plots.CURVES_HELP,
-        key="wide_story_curves",
+        key="story_curves",
         alt="Lines: loss, exact match, precision of the maps and effect of cues by training step",
         data=found.to_frame,
         python=f'story = explain.training_story("{found.run}")\nstory.to_frame()',

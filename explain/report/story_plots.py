@@ -40,9 +40,9 @@ HEADS_HELP = (
     "one that the task names. Spread: 0 is all attention on one token, 1 the same on every token."
 )
 MAP_HELP = (
-    "Rows are the tokens of the right output, columns what stood before: the darker, the more the token "
-    "leans on it. The scale is the same at every step, so that maps of two steps can be compared. ◆ marks a "
-    "cue that should not matter."
+    "Rows are the tokens of the right output, columns what stood before: the stronger the colour, the more "
+    "the token leans on it. The scale is the same at every step, so that maps of two steps can be compared. "
+    "◆ marks a cue that should not matter."
 )
 # The maps of a probe share one scale; a few outliers of early looks must not pale all others.
 _QUANTILE = 0.999
@@ -112,7 +112,7 @@ def story_curves(story: TrainingStory, *, theme: Theme = "light") -> go.Figure:
                 annotation_font_color=colours.WRONG[theme],
             )
     figure.update_xaxes(title_text="training step", row=2, col=1)
-    figure.update_yaxes(title_text="loss (nats per token; 0 = certain)", rangemode="tozero", row=1, col=1)
+    figure.update_yaxes(title_text="loss (nats)", rangemode="tozero", row=1, col=1)
     figure.update_yaxes(title_text="share", range=[-0.03, 1.05], row=2, col=1)
     figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"}, showlegend=True)
     return finish(figure, theme, height=520, margin_top=80)
@@ -153,12 +153,17 @@ def heads_by_step(
     figure.update_yaxes(
         title_text="head",
         type="category",
-        labelalias={str(row): head.name for row, head in enumerate(heads)},
+        labelalias={str(row): head_label(head) for row, head in enumerate(heads)},
         autorange="reversed",
         showgrid=False,
         automargin=True,
     )
     return finish(figure, theme, height=170 + 24 * max(3, len(heads)))
+
+
+def head_label(head: Head) -> str:
+    """A head as one says it: `cross, layer 1, head 0`; self-attention by its side."""
+    return f"{'cross' if head.kind == 'cross' else head.side}, layer {head.layer}, head {head.index}"
 
 
 def head_values(
@@ -232,7 +237,8 @@ def probe_map(found: ProbeMap, *, limit: float | None = None, theme: Theme = "li
             row=1,
             col=column,
         )
-    figure.update_xaxes(title_text="source token (◆ cue)", **_ticks(columns), row=1, col=1)
+    named = "source token (◆ cue)" if found.cue else "source token"
+    figure.update_xaxes(title_text=named, **_ticks(columns), row=1, col=1)
     figure.update_xaxes(title_text="earlier output token", **_ticks(rows), row=1, col=2)
     figure.update_yaxes(title_text="right output", row=1, col=1)
     figure.update_yaxes(autorange="reversed", **{**_ticks(rows), "tickangle": 0})
