@@ -22,6 +22,7 @@ from dashboard.examples import Example
 from tests.models import network, tokenizer
 
 playwright = pytest.importorskip("playwright.sync_api")
+expect = playwright.expect
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 MARKS = [
     pytest.mark.slow,
@@ -37,6 +38,8 @@ TEXT = "the old cat sleeps under the tree"
 HOSTILE = "<img/src=http://evil/x.png/onerror=alert(1)> ![x](http://evil/x.png) <script>alert(1)</script> cat"
 SERVE = "import sys; from pathlib import Path; from dashboard.serve import serve; "
 WAIT = 60_000
+expect.set_options(timeout=WAIT)
+"""`expect` waits for what it asks about; an immediate read after an action meets the page half drawn."""
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import explain
 from explain.audit import load_audit
 from explain.audit.reviews import load_reviews
 from tests.audits import audited
-from tests.browser import MARKS, browser, page, server, tokens, until
+from tests.browser import MARKS, browser, expect, page, server, tokens, until
 from tests.gallery import settle
 
 pytestmark = MARKS
@@ -27,13 +27,13 @@ def test_a_suspect_is_looked_at_judged_and_still_judged_after_a_reload(page, ser
     page.goto(f"{server.url}/audit?model=tiny&run=audit")
     settle(page)
     listed = page.locator(".suspects button")
-    assert listed.count() == 3
+    expect(listed).to_have_count(3)
     listed.first.focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
     page.wait_for_url(f"**finding={second}**")
     settle(page)
-    assert listed.nth(1).get_attribute("aria-current") == "true"
+    expect(listed.nth(1)).to_have_attribute("aria-current", "true")
     # A token of the output lights up what it was read off.
     tokens(page, "Output").nth(1).click()
     page.wait_for_url("**step=1**")
@@ -46,10 +46,10 @@ def test_a_suspect_is_looked_at_judged_and_still_judged_after_a_reload(page, ser
     page.reload()
     settle(page)
     page.get_by_text("<b>no</b> cat in the source").first.wait_for()
-    assert page.locator(".suspects button .said").all_text_contents() == ["✗ wrong"]
-    assert page.get_by_text("a precision of 100").count() == 1
+    expect(page.locator(".suspects button .said")).to_have_text(["✗ wrong"])
+    expect(page.get_by_text("a precision of 100")).to_have_count(1)
     page.get_by_role("button", name="Explain it on the page Attribution").click()
     page.wait_for_url("**/attribution?**")
     settle(page)
-    words = tokens(page, "Output").all_text_contents()
-    assert words == list(load_audit(audit.path).suspects[1].tokens)
+    words = list(load_audit(audit.path).suspects[1].tokens)
+    until(page, lambda: tokens(page, "Output").all_text_contents() == words)

@@ -13,6 +13,7 @@ from tests.browser import (
     MARKS,
     TEXT,
     browser,
+    expect,
     link,
     page,
     server,
@@ -51,14 +52,14 @@ def test_pointing_shows_other_steps_and_a_choice_branches_off_and_leads_back(pag
     page.locator(".beside ins").first.wait_for()
     assert page.url != first
     until(page, lambda: tokens(page, "Output").nth(1).text_content() == name)
-    forced = tokens(page, "Output").evaluate_all("all => all.map(one => one.classList.contains('forced'))")
-    assert forced[:3] == [True, True, False]
-    assert page.locator(".beside .row").first.locator(".text").text_content().split()[0] == written[0]
+    forced = "all => all.slice(0, 3).map(one => one.classList.contains('forced'))"
+    until(page, lambda: tokens(page, "Output").evaluate_all(forced) == [True, True, False])
+    expect(page.locator(".beside .row").first.locator(".text")).to_contain_text(written[0])
     page.reload()
     page.locator(".beside ins").first.wait_for()
     page.get_by_role("button", name="Back to the first").click()
     until(page, lambda: tokens(page, "Output").all_text_contents() == written)
-    assert page.locator(".beside").count() == 0
+    expect(page.locator(".beside")).to_have_count(0)
 
 
 def test_a_token_is_replaced_by_keys_alone(page, server):
@@ -87,19 +88,19 @@ def test_the_beam_tree_is_asked_for_and_walked_by_keys(page, server):
     page.wait_for_url("**beams=4**")
     lines = page.get_by_role("treeitem")
     lines.first.wait_for()
-    assert page.locator(".beams .place").all_text_contents().count("1") == 1
+    until(page, lambda: page.locator(".beams .place").all_text_contents().count("1") == 1)
     lines.first.focus()
     page.keyboard.press("End")
     last = lines.count() - 1
-    assert lines.nth(last).get_attribute("aria-label") == focused(page)
+    until(page, lambda: lines.nth(last).get_attribute("aria-label") == focused(page))
     page.keyboard.press("ArrowUp")
+    until(page, lambda: lines.nth(last - 1).get_attribute("aria-label") == focused(page))
     chosen = focused(page)
-    assert lines.nth(last - 1).get_attribute("aria-label") == chosen
     page.keyboard.press("Enter")
     page.locator(".beside").wait_for()
     text = chosen.split(", probability")[0].replace(" ", "")
     until(page, lambda: text in "".join(tokens(page, "Output").all_text_contents()))
-    assert tokens(page, "Output").first.evaluate("one => one.classList.contains('forced')")
+    until(page, lambda: tokens(page, "Output").first.evaluate("one => one.classList.contains('forced')"))
 
 
 def test_a_slider_changes_the_bars_and_the_link(page, server):
@@ -115,15 +116,16 @@ def test_a_slider_changes_the_bars_and_the_link(page, server):
 def test_a_text_survives_a_change_of_how_it_decodes(page, server):
     page.goto(server.url)
     page.get_by_placeholder("Type or paste the text").fill(TEXT)
+    expect(page.get_by_placeholder("Type or paste the text")).to_have_value(TEXT)
     page.get_by_text("How it decodes").click()
     page.get_by_role("radio", name="Beam search").or_(
         page.get_by_text("Beam search", exact=True)
     ).first.click()
     page.get_by_text("Follows several outputs at once").wait_for()
-    assert page.get_by_placeholder("Type or paste the text").input_value() == TEXT
+    expect(page.get_by_placeholder("Type or paste the text")).to_have_value(TEXT)
     page.get_by_role("button", name="Write", exact=True).click()
     page.get_by_role("treeitem").first.wait_for()
-    assert "".join(tokens(page, "Source").all_text_contents()).startswith(TEXT.split()[0])
+    expect(tokens(page, "Source").first).to_have_text(TEXT.split()[0])
 
 
 @pytest.mark.parametrize("width", [390, 1280])
@@ -142,5 +144,4 @@ def test_hostile_text_in_a_branch_and_a_tree_is_text(page, server, width):
 def test_a_branch_of_a_text_of_another_model_is_one_line(page, server):
     id_ = examples.save(server.place, Example(TEXT, None, {}, prefix=(7,), model="sha256:other"))
     page.goto(f"{server.url}/?example={id_}")
-    page.get_by_test_id("stAlert").wait_for()
-    assert "another model" in page.get_by_test_id("stAlert").text_content()
+    expect(page.get_by_test_id("stAlert")).to_contain_text("another model")

@@ -34,6 +34,7 @@ def test_a_changed_word_is_compared_and_the_link_shows_the_same(page, server):
     other = dataclasses.replace(first, source=TEXT.replace("cat", "dog"), origin=id_)
     page.goto(link(server, "compare", other=examples.save(server.place, other)))
     page.locator(".beside").wait_for()
+    until(page, lambda: len(set(colours(page, "Source, by A · as it is"))) > 2)
     before = colours(page, "Source, by A · as it is")
     tokens(page, "Output of A").nth(2).click()
     page.wait_for_url("**step=2**")
@@ -45,7 +46,7 @@ def test_a_changed_word_is_compared_and_the_link_shows_the_same(page, server):
     page.reload()
     heads.nth(1).wait_for()
     assert f"shifted={named}" in page.url
-    assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1")
+    until(page, lambda: page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"))
     page.set_viewport_size({"width": 390, "height": 800})
     page.locator(".beside").wait_for()
     until(page, lambda: page.evaluate("document.documentElement.scrollWidth <= window.innerWidth + 1"))

@@ -12,7 +12,7 @@ import pytest
 from dashboard.components import asset, packed
 from dashboard.components.strips import Bar, Strip
 from explain.results import Token
-from tests.browser import MARKS, browser, colours, link, page, server, strip, tokens, until
+from tests.browser import MARKS, browser, colours, expect, link, page, server, strip, tokens, until
 
 pytestmark = MARKS
 WORDS = "אחת שתיים שלוש"
@@ -40,14 +40,14 @@ def test_a_span_is_dragged_explained_as_one_and_left_again(page, server):
     page.wait_for_url("**step=1**end=4**")
     page.get_by_text("3 tokens as one").wait_for()
     page.mouse.move(5, 5)
-    assert pressed(page) == [1, 2, 3]
+    until(page, lambda: pressed(page) == [1, 2, 3])
     until(page, lambda: not page.locator(".strips.waiting").count())
+    until(page, lambda: len(set(colours(page, "Source"))) > 2)
     span = colours(page, "Source")
-    assert len(set(span)) > 2
     late = strip(page, "Output so far").locator(".token.unable")
     until(page, lambda: late.count() >= 3)
     output.nth(2).hover()
-    assert colours(page, "Source") != span
+    until(page, lambda: colours(page, "Source") != span)
     page.mouse.move(5, 5)
     until(page, lambda: colours(page, "Source") == span)
     page.reload()
@@ -62,7 +62,7 @@ def test_a_span_is_made_by_keys(page, server):
     tokens(page, "Output").nth(1).focus()
     page.keyboard.press("Shift+ArrowRight")
     page.keyboard.press("Shift+ArrowRight")
-    assert pressed(page) == [1, 2, 3]
+    until(page, lambda: pressed(page) == [1, 2, 3])
     page.keyboard.press("Enter")
     page.wait_for_url("**step=1**end=4**")
     page.get_by_text("3 tokens as one").wait_for()
@@ -76,13 +76,17 @@ def test_two_methods_stand_side_by_side(page, server):
     page.get_by_text("Do the two agree?").wait_for()
     left, right = (strip(page, f"Source, by {name}") for name in ("Input × gradient", "Attention"))
     right.wait_for()
-    one, two = left.bounding_box(), right.bounding_box()
-    assert one["x"] + one["width"] <= two["x"]
-    assert abs(one["y"] - two["y"]) < 2
-    before = right.locator(".token").evaluate_all("all => all.map(one => one.style.backgroundColor)")
+
+    def beside() -> bool:
+        one, two = left.bounding_box(), right.bounding_box()
+        return one["x"] + one["width"] <= two["x"] and abs(one["y"] - two["y"]) < 2
+
+    until(page, beside)
+    coloured = "all => all.map(one => one.style.backgroundColor)"
+    until(page, lambda: any(right.locator(".token").evaluate_all(coloured)))
+    before = right.locator(".token").evaluate_all(coloured)
     tokens(page, "Output").nth(3).hover()
-    after = right.locator(".token").evaluate_all("all => all.map(one => one.style.backgroundColor)")
-    assert before != after
+    until(page, lambda: right.locator(".token").evaluate_all(coloured) != before)
     page.set_viewport_size({"width": 390, "height": 800})
     until(page, lambda: abs(left.bounding_box()["x"] - right.bounding_box()["x"]) < 2)
 
@@ -94,7 +98,7 @@ def test_an_alternative_becomes_the_contrast(page, server):
     name = pills.first.text_content().rsplit(" ", 1)[0]
     pills.first.click()
     page.wait_for_url("**foil=**")
-    until(page, lambda: page.get_by_role("textbox", name="Rather than").input_value() == name)
+    expect(page.get_by_role("textbox", name="Rather than")).to_have_value(name)
     strip(page, "Source").get_by_text("for the contrast").wait_for()
     page.locator(".st-key-foils button").first.click()
     page.wait_for_url(lambda url: "foil=" not in url and "contrast=" not in url)
@@ -115,8 +119,8 @@ def test_lines_lead_from_a_token_to_where_it_looked(page, server):
     page.wait_for_url("**step=2**")
     until(page, lambda: right.nth(2).get_attribute("aria-pressed") == "true")
     page.keyboard.press("ArrowLeft")
-    assert "is looked at most by" in page.locator(".lines .readout").text_content()
-    assert paths.count() > 0
+    expect(page.locator(".lines .readout")).to_contain_text("is looked at most by")
+    until(page, lambda: paths.count() > 0)
 
 
 def test_escape_takes_a_head_back(page, server):
@@ -132,23 +136,17 @@ def test_escape_takes_a_head_back(page, server):
 # ---- components by themselves ----------------------------------------------------------------------------
 
 
-def component(page, name: str, data: dict) -> float:
-    """Draw a component on an empty page; milliseconds until the browser has painted it, the best of three."""
-    return min(_drawn(page, name, data) for _ in range(3))
-
-
-def _drawn(page, name: str, data: dict) -> float:
+def component(page, name: str, data: dict) -> None:
+    """Draw a component on an empty page, and wait until the browser has painted it."""
     page.set_content(f"<style>{asset(f'{name}.css')}</style><div id=parent><div class={name}></div></div>")
     script = asset(f"{name}.js").replace("export default function", "window.component = function")
     page.add_script_tag(content=f"{{{script}}}")  # a block, so that names do not meet those of before
-    return page.evaluate(
+    page.evaluate(
         """async (data) => {
           const parentElement = document.querySelector("#parent");
-          const begin = performance.now();
           window.sent = [];
           component({ data, parentElement, setTriggerValue: (name, value) => window.sent.push(value) });
           await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
-          return performance.now() - begin;
         }""",
         data,
     )
@@ -164,9 +162,14 @@ def blank(browser):
     assert complaints == []
 
 
-def test_a_grid_of_twelve_by_twelve_heads_draws_within_a_second(blank):
+def nodes(page) -> int:
+    """How many elements the component is made of: what a long text must not multiply."""
+    return page.evaluate("document.querySelectorAll('#parent *').length")
+
+
+def test_a_grid_of_twelve_by_twelve_heads_is_one_canvas(blank):
     maps = np.random.default_rng(0).integers(0, 256, (144, 64, 64), dtype=np.uint8)
-    spent = component(
+    component(
         blank,
         "heads",
         {
@@ -182,11 +185,12 @@ def test_a_grid_of_twelve_by_twelve_heads_draws_within_a_second(blank):
             "notes": [["a head"] * 12] * 12,
         },
     )
-    assert spent < 1000
     canvas = blank.locator("canvas")
+    assert canvas.count() == 1
+    assert nodes(blank) < 100
     assert canvas.bounding_box()["height"] < 1000
     canvas.hover(position={"x": 100, "y": 60})
-    assert blank.locator(".readout").text_content() == "layer 0, head 0 · a head"
+    expect(blank.locator(".readout")).to_have_text("layer 0, head 0 · a head")
 
 
 def long_tokens(count: int) -> tuple[tuple[Token, ...], str]:
@@ -198,7 +202,7 @@ def long_tokens(count: int) -> tuple[tuple[Token, ...], str]:
     return tuple(found), text
 
 
-def test_five_hundred_tokens_stay_quick(blank):
+def test_five_hundred_tokens_stay_few_elements(blank):
     found, text = long_tokens(500)
     scores = np.random.default_rng(0).normal(size=(500, 500)).astype(np.float32)
     bar = Bar("diverging", 3.0, "nats")
@@ -213,21 +217,14 @@ def test_five_hundred_tokens_stay_quick(blank):
         "spans": True,
         "span_note": "",
     }
-    assert component(blank, "strips", data) < 3000
-    spent = blank.evaluate(
-        """async () => {
-          const tokens = [...document.querySelectorAll(".pick .token")];
-          const all = [];
-          for (const token of tokens.slice(10, 30)) {
-            const begin = performance.now();
-            token.dispatchEvent(new PointerEvent("pointerover", { bubbles: true }));
-            document.body.offsetHeight;
-            all.push(performance.now() - begin);
-          }
-          return Math.min(...all);
-        }"""
-    )
-    assert spent < 100  # the quickest of them: other work on the machine is not what is measured
+    component(blank, "strips", data)
+    assert nodes(blank) < 3 * 3 * 500  # three strips; a token is a button and its mark
+    # Pointing at a token recolours what is there and makes nothing new.
+    before = nodes(blank)
+    was = colours(blank, "Source")
+    tokens(blank, "Output").nth(200).hover()
+    until(blank, lambda: colours(blank, "Source") != was)
+    assert nodes(blank) == before
     lines = {
         "left": shown[1].to_dict("light"),
         "right": shown[0].to_dict("light"),
@@ -235,7 +232,7 @@ def test_five_hundred_tokens_stay_quick(blank):
         "bar": Bar("sequential", 3.0, "weight").to_dict("light"),
         "picked": 250,
     }
-    assert component(blank, "lines", lines) < 1000
+    component(blank, "lines", lines)
     assert blank.locator("svg path").count() <= 240
     assert blank.locator(".column.left button").count() <= 26
     assert blank.locator(".lines").bounding_box()["height"] < 2000

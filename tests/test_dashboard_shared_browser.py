@@ -18,7 +18,7 @@ from dashboard.examples import Example
 from explain.runs import Run, pack
 from explain.training.data import Pair
 from tests.audits import audited
-from tests.browser import MARKS, TEXT, WAIT, browser, link, page, server, tokens, until
+from tests.browser import MARKS, TEXT, WAIT, browser, expect, link, page, server, tokens, until
 from tests.gallery import ROUTES, served, settle
 from tests.test_dashboard import save_run
 
@@ -78,9 +78,9 @@ def test_hostile_text_is_text_on_every_page(page, server, kept, name):
     )
     assert covering != "rgb(255, 0, 0)"
     main = page.get_by_test_id("stMain")
-    assert main.evaluate("element => element.scrollWidth - element.clientWidth") <= 1
+    until(page, lambda: main.evaluate("element => element.scrollWidth - element.clientWidth") <= 1)
     if name == "generate":
-        assert tokens(page, "Source").all_text_contents()[:2] == list(HOSTILE[:2])
+        until(page, lambda: tokens(page, "Source").all_text_contents()[:2] == list(HOSTILE[:2]))
     if name == "runs":
         # From outside: a script of this test inside the frame would be blocked like any other.
         sheet = page.locator(".sheet iframe")
@@ -141,9 +141,9 @@ def test_two_sessions_do_not_disturb_each_other(browser, server):
     for at, opened in enumerate(pages):
         opened.wait_for_url(f"**step={1 + at}**")
         settle(opened)
-        assert tokens(opened, "Output").nth(1 + at).get_attribute("aria-pressed") == "true"
+        expect(tokens(opened, "Output").nth(1 + at)).to_have_attribute("aria-pressed", "true")
         count = len(TEXT.split()) * (2 - at) + 1
-        assert tokens(opened, "Source").count() == count
+        expect(tokens(opened, "Source")).to_have_count(count)
     for context in contexts:
         context.close()
 
@@ -165,8 +165,8 @@ def test_a_restart_and_a_reload_lose_nothing(browser, tmp_path):
     with served(tmp_path, port):
         opened.reload()
         settle(opened)
-        assert tokens(opened, "Output").nth(2).get_attribute("aria-pressed") == "true"
-        assert tokens(opened, "Source").count() == 5
+        expect(tokens(opened, "Output").nth(2)).to_have_attribute("aria-pressed", "true")
+        expect(tokens(opened, "Source")).to_have_count(5)
     context.close()
 
 
@@ -203,4 +203,4 @@ def test_the_list_of_keys_opens_by_its_key_and_not_while_typing(page, server):
     page.get_by_placeholder("Type or paste the text").click()
     page.keyboard.type("why?")
     assert page.locator(".keys dialog[open]").count() == 0
-    assert page.get_by_placeholder("Type or paste the text").input_value() == "why?"
+    expect(page.get_by_placeholder("Type or paste the text")).to_have_value("why?")
