@@ -33,6 +33,7 @@ page = st.navigation(
 )
 st.set_page_config(page_title=f"{page.title} · explain")
 style()
+state.follow()
 sidebar.show()
 state.publish()
 page.run()

@@ -1,7 +1,8 @@
 """The view: everything that says what is on the page, as one typed value and as the page's link.
 
-A session reads its view from the link once, when it begins; from then on the session is the truth and the
-link follows. Widgets are tied to a field by `bind`, components change fields by `change`.
+A session reads its view from the link when it begins, and when the browser goes back or forward; otherwise
+the session is the truth and the link follows. Widgets are tied to a field by `bind`, components change fields
+by `change`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import streamlit as st
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 _VIEW = "explain_view"
 MEAN = -1
@@ -153,6 +155,17 @@ def current() -> View:
     if _VIEW not in st.session_state:
         st.session_state[_VIEW] = parse(st.query_params.to_dict())
     return st.session_state[_VIEW]
+
+
+def follow() -> None:
+    """Where the browser has gone back or forward, take the view from the link that it came to.
+
+    Otherwise the session is the truth: a link that comes with a click may be older than the view. A link that
+    names nothing is a page that was just turned to, before its link followed.
+    """
+    context = get_script_run_ctx()
+    if context is not None and context.is_history_navigation and st.query_params:
+        st.session_state[_VIEW] = parse(st.query_params.to_dict())
 
 
 def change(**fields: Any) -> View:
