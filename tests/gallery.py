@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 
+from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page, sync_playwright
 
 import dashboard
@@ -154,7 +155,7 @@ def _of_run(run: Run) -> dict[str, Shot]:
     if kind == "compare":
         found[f"{run.name}-compare"] = Shot(_link("compare", run=run.name, changed="models"))
     if kind == "train":
-        for part in ("Curves", "Outputs", "Checkpoints"):
+        for part in ("Curves", "Outputs", "Files"):
             found[f"{run.name}-train-{part.lower()}"] = Shot(
                 _link("train", run=run.name), lambda page, part=part: _press(page, part)
             )
@@ -195,9 +196,8 @@ def _new_run(page: Page) -> None:
 
 
 def _keys(page: Page) -> None:
-    if not page.locator(".keys .link").is_visible():  # the sidebar of a narrow page is shut
-        page.get_by_test_id("stExpandSidebarButton").click()
-    page.locator(".keys .link").click()
+    page.keyboard.press("?")
+    page.locator(".keys dialog[open]").wait_for()
 
 
 # ---- pictures --------------------------------------------------------------------------------------------
@@ -256,6 +256,7 @@ def main() -> int:
         sys.stderr.write(f"gallery: {error}\n")
         return 2
     arguments.out.mkdir(parents=True, exist_ok=True)
+    missing = 0
     with tempfile.TemporaryDirectory() as empty, sync_playwright() as browsers:
         browser = browsers.chromium.launch(executable_path=chromium, args=FLAGS)
         for runs, shots in ((arguments.runs, links), (Path(empty), nothing())):
@@ -275,11 +276,15 @@ def main() -> int:
                     for name, size, one in wanted:
                         if one == scheme:
                             path = arguments.out / f"{name}-{size}-{scheme}.png"
-                            take(page, address, shots[name], path, SIZES[size])
-                            print(path, flush=True)
+                            try:
+                                take(page, address, shots[name], path, SIZES[size])
+                                print(path, flush=True)
+                            except PlaywrightError as error:
+                                missing += 1
+                                print(f"{path}: {error.message.splitlines()[0]}", file=sys.stderr, flush=True)
                     context.close()
         browser.close()
-    return 0
+    return 1 if missing else 0
 
 
 if __name__ == "__main__":

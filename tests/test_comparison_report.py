@@ -152,5 +152,5 @@ def test_the_figure_of_the_heads():
     (heat,) = figure.data
     assert heat.z.tolist() == [[0.1, 0.2], [0.2, pytest.approx(0.3)]]
     assert heat.zmax == pytest.approx(0.3)
-    assert heat.customdata[1][0] == "decoder.0.cross head 1"
+    assert heat.customdata[1][0] == "cross, layer 0, head 1"
     assert heads_figure(without_floor()).data[0].zmax == pytest.approx(0.3)

@@ -85,7 +85,7 @@ def test_curves_show_changes_and_the_clip(tmp_path):
     app = open_page(tmp_path, "train", run="live")
     specs = [json.loads(part.proto.spec) for part in parts(app, "plotly_chart")]
     titles = [spec["layout"]["yaxis"]["title"]["text"] for spec in specs]
-    assert titles == ["loss (nats per token; 0 = perfect)", "learning rate", "gradient norm (log scale)"]
+    assert titles == ["loss (nats)", "learning rate", "gradient norm (log)"]
     assert specs[1]["layout"]["shapes"][0]["x0"] == 5
     assert specs[2]["layout"]["shapes"][0]["y0"] == 1.0
 
@@ -106,9 +106,9 @@ def test_outputs_are_leafed_through_by_evaluation(tmp_path):
         run.append({"kind": "evaluation", "step": step, "loss": 1.0, "exact_match": 0.0, "samples": [row]})
     app = open_page(tmp_path, "train", run="live")
     app.segmented_control(key="run_part").set_value("outputs").run()
-    assert app.dataframe[0].value["output"].tolist() == ["un chat"]
+    assert app.table[0].value.iloc[0].tolist() == ["✓", "a cat", "un chat", ""]
     app.select_slider(key="run_tried_live").set_value(6).run()
-    assert app.dataframe[0].value["output"].tolist() == ["un"]
+    assert app.table[0].value.iloc[0].tolist() == ["", "a cat", "un", "un chat"]
     assert not app.exception
 
 

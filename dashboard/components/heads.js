@@ -198,12 +198,6 @@ class Grid {
 
 function legend(data) {
   const element = make("span", "legend");
-  const ramp = make("span", "ramp");
-  for (const colour of data.colours) {
-    const part = make("span");
-    part.style.backgroundColor = colour;
-    ramp.append(part);
-  }
-  element.append(make("span", "title", "attention weight"), make("span", "", "0"), ramp, make("span", "", data.high));
+  element.append(make("span", "", "attention weight"), scale(data.colours, "0", data.high));
   return element;
 }

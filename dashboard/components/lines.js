@@ -291,13 +291,6 @@ function rows(shown, length) {
 
 function legend(bar) {
   const element = make("span", "legend");
-  const ramp = make("span", "ramp");
-  for (const colour of bar.background) {
-    const part = make("span");
-    part.style.backgroundColor = colour;
-    ramp.append(part);
-  }
-  const high = bar.limit.toFixed(2);
-  element.append(make("span", "title", bar.title), make("span", "", "0"), ramp, make("span", "", high));
+  element.append(make("span", "", bar.title), scale(bar.background, "0", bar.limit.toFixed(2)));
   return element;
 }

@@ -15,6 +15,19 @@ function direction(tokens) {
   return letter && RIGHT_TO_LEFT.test(letter[0]) ? "rtl" : "ltr";
 }
 
+// A colour scale between what its two ends stand for; the three stay on one line.
+function scale(colours, low = "0", high = "") {
+  const ramp = make("span", "ramp");
+  for (const colour of colours) {
+    const part = make("span");
+    part.style.backgroundColor = colour;
+    ramp.append(part);
+  }
+  const element = make("span", "scale");
+  element.append(make("span", "", low), ramp, make("span", "", high));
+  return element;
+}
+
 // Numbers that Python packed: base64 of little-endian float32.
 function floats(text) {
   const bytes = Uint8Array.from(atob(text), (char) => char.charCodeAt(0));

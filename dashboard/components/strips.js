@@ -408,14 +408,8 @@ class Legend {
   constructor(bar, board) {
     this.bar = bar;
     this.element = make("span", "legend");
-    this.low = make("span", "end");
-    this.high = make("span", "end");
-    const ramp = make("span", "ramp");
-    for (const colour of bar.background) {
-      const part = make("span");
-      part.style.backgroundColor = colour;
-      ramp.append(part);
-    }
+    const ramp = scale(bar.background);
+    [this.low, , this.high] = ramp.children;
     if (board) {
       this.switch = make("button", "specials");
       this.switch.type = "button";
@@ -423,7 +417,7 @@ class Legend {
       this.board = board;
       this.element.append(this.switch);
     }
-    this.element.append(make("span", "title", bar.title), this.low, ramp, this.high);
+    this.element.append(make("span", "", bar.title), ramp);
   }
 
   take(limit) {

@@ -50,7 +50,7 @@ class Page {
       this.buttons[index].classList.toggle("first", index === 0 || Boolean(token.g || token.n));
       this.buttons[index].classList.toggle("last", !next || Boolean(next.g || next.n));
       if (token.n) parts.push(make("span", "break"));
-      const column = make("span", token.g ? "column space" : "column");
+      const column = make("span", next?.g ? "column space" : "column");
       column.append(this.buttons[index], this.under(index));
       parts.push(column);
     });
@@ -61,14 +61,7 @@ class Page {
 
   legend() {
     const element = make("span", "legend");
-    const colour = make("span");
-    const ramp = make("span", "ramp");
-    for (const shade of this.data.doubt) {
-      const part = make("span");
-      part.style.backgroundColor = shade;
-      ramp.append(part);
-    }
-    colour.append(document.createTextNode("probability 1"), ramp, document.createTextNode("0"));
+    const colour = scale(this.data.doubt, "probability 1", "0");
     const height = make("span");
     const sample = make("span", "sample");
     for (const share of [0.12, 0.45, 1]) {

@@ -403,7 +403,8 @@ def _table(found: Attribution, at: int, heading: str) -> None:
     )
     st.caption(
         plain(
-            f"The {len(rows)} strongest of {found.source.shape[1] + at}, in {found.units}. "
+            f"The {len(rows)} strongest of {found.source.shape[1] + at}, "
+            + ("as shares. " if found.units == "share" else f"in {found.units}. ")
             + ("Above 0 speaks for it, below 0 against it; " if found.signed else "No sign; ")
             + "0 is no effect. Places count from 0."
         )

@@ -222,7 +222,7 @@ def _maps(found: Both, pair: Pair, label: str, python: list[str]) -> None:
         plain(
             "The two maps share one scale. "
             + (
-                "In the difference blue counts more in B, orange more in A, white alike."
+                "In the difference blue counts more in B, orange more in A, no colour alike."
                 if found.aligned
                 else ""
             )

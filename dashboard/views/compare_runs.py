@@ -125,8 +125,6 @@ def _figures(found: Comparison, path: Path) -> None:
         st.badge(word, color=colour)
         with st.container(key="answer"):
             st.markdown(plain(answer(found)))
-        if found.floor is not None:
-            st.caption(plain(found.alarm.reason))
     frame.section("How far the reasons moved")
     frame.figure(
         drift_figure(found, theme=frame.theme()),
@@ -148,7 +146,8 @@ def _figures(found: Comparison, path: Path) -> None:
                 "verdict": _ALARMS[found.alarm.methods[name].alarm][0],
             }
         )
-    st.table(pd.DataFrame(rows), border="horizontal", hide_index=True)
+    with st.container(key="wide_drift_table"):
+        st.table(pd.DataFrame(rows), border="horizontal", hide_index=True)
     st.caption(
         "Same strongest and strongest shared are shares, 1 is always; order runs from −1 "
         "(reversed) to 1 (the "

@@ -166,7 +166,7 @@ def _certainty(generation: Generation, python: Sequence[str]) -> None:
     )
     frame.figure(
         plots.entropy_strip(generation, theme=frame.theme()),
-        "The darker a cell, the more the model hesitated at that step; 0 nats is no doubt at all.",
+        "The stronger a cell's colour, the more the model hesitated at that step; 0 nats is no doubt at all.",
         key="entropy",
         alt="Strip: entropy at each step",
         python=snippets.drawn(python, "entropy_strip(generation)"),

@@ -478,8 +478,8 @@ def _written_anew(choice: Choice, example: Example, found: Redecoded, name: str,
         theme=frame.theme(),
     )
     st.caption(
-        "Blue tokens become less likely without the part, orange ones more likely; white ones do not mind. A "
-        "part whose loss changes nothing may still be used: others can stand in for it."
+        "Blue tokens become less likely without the part, orange ones more likely; those without colour do "
+        "not mind. A part whose loss changes nothing may still be used: others can stand in for it."
     )
     with st.expander("The same in Python"):
         st.code(python(choice, example, place), language="python", wrap_lines=True)

@@ -120,8 +120,9 @@ def _neuron(neuron: Neuron) -> None:
         )
     strips(rows, key="neuron_examples", theme=frame.theme())
     st.caption(
-        "The places in these texts where the neuron is most active, with what stands around them. The deeper "
-        "the blue of a token, the more active it is there; orange is below 0, white is 0. All on one scale."
+        "The places in these texts where the neuron is most active, with what stands around them. The "
+        "stronger the blue of a token, the more active it is there; orange is below 0, no colour is 0. All "
+        "on one scale."
     )
 
 

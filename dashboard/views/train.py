@@ -11,7 +11,7 @@ import streamlit as st
 
 from dashboard import frame, state
 from dashboard.catalogue import Place, current_place
-from dashboard.labels import plain
+from dashboard.labels import excerpt, plain
 from dashboard.views import new_run, train_curves, train_steering, train_story
 from explain.report.labels import number
 from explain.runs import LIVE, Run, list_runs
@@ -37,7 +37,7 @@ PARTS = {
     "curves": "Curves",
     "outputs": "Outputs",
     "story": "Explanations",
-    "kept": "Checkpoints",
+    "kept": "Files",
 }
 LATEST = -1
 """Stands for the newest evaluation, so that the page follows a run that is at work."""
@@ -71,7 +71,7 @@ def _board(place: Place, live: bool) -> None:
     runs = {run.name: run for run in _runs(place)}
     if live != any(run.state in LIVE for run in runs.values()):
         st.rerun()
-    left, right = st.columns([1, 3], gap="large")
+    left, right = st.columns([1, 3], gap="medium")
     with left:
         name = _choose(runs)
     with right, frame.friendly():
@@ -183,6 +183,7 @@ def _numbers(records: list[dict[str, Any]], manifest: dict[str, Any]) -> None:
     judged = [record for record in records if record.get("kind") == "evaluation"]
     judged_last = result or (judged[-1] if judged else {})
     last = steps[-1] if steps else {}
+    live = manifest["state"] in LIVE
     free = judged_last.get("chrf") is not None
     shown = (
         ("Training loss", last.get("loss"), 3, "nats per token; 0 is perfect"),
@@ -194,7 +195,7 @@ def _numbers(records: list[dict[str, Any]], manifest: dict[str, Any]) -> None:
             "share of held-out outputs that are right; 1 is all",
         ),
         *([("chrF", judged_last.get("chrf"), 1, "likeness of held-out outputs, 0 to 100")] if free else []),
-        ("Learning rate", last.get("learning_rate"), None, "of the last step"),
+        *([("Learning rate", last.get("learning_rate"), None, "of the last step")] if live else []),
         ("Tokens a second", last.get("tokens_per_second"), 0, "source and target, padding left out"),
     )
     row = st.container(horizontal=True, gap="medium")
@@ -236,19 +237,19 @@ def _samples(name: str, records: list[dict[str, Any]]) -> None:
             key=f"run_tried_{name}",
         )
     chosen = tried.get(step) or tried[max(tried)]
-    table = pd.DataFrame(
-        [
-            {
-                "": "✓" if row.get("output") == row.get("target") else "",
-                "output": row.get("output", ""),
-                "wanted": row.get("target", ""),
-                "source": row.get("source", ""),
-            }
-            for row in chosen["samples"]
-        ]
+    rows = []
+    for row in chosen["samples"]:
+        source, output, wanted = (str(row.get(name, "")) for name in ("source", "output", "target"))
+        right = output == wanted
+        texts = (source, output or "(nothing)", "" if right else wanted)
+        rows.append(["✓" if right else "", *(plain(excerpt(text, 300)) for text in texts)])
+    with st.container(key="wide_samples"):
+        columns = ["right", "source", "output", "wanted"]
+        st.table(pd.DataFrame(rows, columns=columns), border="horizontal", hide_index=True)
+    st.caption(
+        f"Texts held out from training, tried at step {int(chosen['step']):,}; ✓ is exactly right, else what "
+        "was wanted stands beside the output."
     )
-    st.dataframe(table, hide_index=True, column_config={"": st.column_config.Column(width=30)})
-    st.caption(f"Texts held out from training, tried at step {int(chosen['step']):,}; ✓ is exactly right.")
 
 
 def _kept(run: Run, manifest: dict[str, Any]) -> None:

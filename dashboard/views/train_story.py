@@ -57,7 +57,7 @@ def _findings(found: TrainingStory) -> None:
     lines = []
     for (step, kind), those in groups.items():
         sign = ":orange[:material/warning:]" if kind == "shortcut" else ":material/flag:"
-        lines.append(f"{sign} **Step {step:,}** {plain(_happened(kind, those))}")
+        lines.append(f"{sign} **Step {step:,}:** {plain(_happened(kind, those))}")
     st.markdown("  \n".join(lines))
     with st.expander("The figures behind this", key="story_evidence"):
         st.markdown("\n".join(f"- {plain(finding.text)}" for finding in found.findings))

@@ -14,13 +14,15 @@ import plotly.graph_objects as go
 from explain.report import colours
 from explain.report.colours import Theme
 from explain.report.facts import facts_of
-from explain.report.labels import number, plot_text
+from explain.report.labels import block_label, number, plot_text
 from explain.report.plot_style import finish
 
 if TYPE_CHECKING:
     from explain.comparison import Comparison, Figures
 
 PAIR, FLOOR = "A and B", "floor: retrained models"
+WRITTEN = 12
+"""Heads of a block whose numbers are written into their cells."""
 
 
 def drift_figure(comparison: Comparison, *, theme: Theme = "light") -> go.Figure:
@@ -59,7 +61,7 @@ def heads_figure(comparison: Comparison, *, theme: Theme = "light") -> go.Figure
     for row, block in enumerate(blocks):
         for column, head in enumerate(block.heads):
             values[row, column] = head.divergence.value
-            partners[row, column] = f"{plot_text(block.b)} head {head.b}"
+            partners[row, column] = f"{plot_text(block_label(block.b))}, head {head.b}"
     known = values[~np.isnan(values)].tolist()
     floor = None if comparison.floor is None else comparison.floor.figures.attention.per_head.value
     known += [] if floor is None or math.isnan(floor) else [floor]
@@ -72,14 +74,15 @@ def heads_figure(comparison: Comparison, *, theme: Theme = "light") -> go.Figure
         colorscale=colours.colorscale("sequential", theme),
         colorbar={"title": {"text": "divergence (bits; 0 = the same)", "side": "right"}},
         customdata=partners,
-        hovertemplate="<b>%{y} head %{x}</b> and %{customdata}<br>%{z:.4f} bits<extra></extra>",
+        texttemplate="%{z:.2f}" if columns <= WRITTEN else "",
+        hovertemplate="<b>%{y}, head %{x}</b> and %{customdata}<br>%{z:.4f} bits<extra></extra>",
         hoverongaps=False,
         xgap=1,
         ygap=1,
     )
     figure = go.Figure(heat)
     figure.update_xaxes(title_text="head of A", type="category", showgrid=False)
-    labels = {str(row): plot_text(block.a) for row, block in enumerate(blocks)}
+    labels = {str(row): plot_text(block_label(block.a)) for row, block in enumerate(blocks)}
     figure.update_yaxes(
         title_text="attention block",
         type="category",

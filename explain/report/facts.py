@@ -77,8 +77,8 @@ def reading_help(attribution: Attribution) -> str:
     merged = "".join(f" {sentence}" for sentence in _merging(attribution))
     if not attribution.signed:
         return (
-            f"Each row is an output {noun}. The deeper the blue, the more the column counted for it; 0 is no "
-            f"part in it. These scores have no sign: they cannot tell support from opposition.{merged}"
+            f"Each row is an output {noun}. The stronger the blue, the more the column counted for it; 0 is "
+            f"no part in it. These scores have no sign: they cannot tell support from opposition.{merged}"
         )
     more, less = _directions(attribution)
     return f"Each row is an output {noun}. Blue columns {more}, orange ones {less}; 0 is no effect.{merged}"

@@ -100,6 +100,12 @@ def listed(items: list[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}" if items else ""
 
 
+def block_label(block: str) -> str:
+    """An attention block as one says it: `decoder.1.cross` is `cross, layer 1`; others go by their side."""
+    side, layer, kind = block.split(".")[:3]
+    return f"{'cross' if kind == 'cross' else side}, layer {layer}"
+
+
 def shown(text: str) -> str:
     """`text` with control characters as their pictures (␀), so that nothing is there and unseen."""
     return text.translate(_PICTURES)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from explain.comparison.pair import HeadShift
 
 SHIFT_HELP = (
-    "Each cell is a head. 0: it looks at the same places in both; the deeper the blue, the more it looks "
+    "Each cell is a head. 0: it looks at the same places in both; the stronger the blue, the more it looks "
     "elsewhere (divergence of its attention in bits, 1 is nothing in common)."
 )
 DIFFERENCE_HELP = (

@@ -19,7 +19,7 @@ from plotly.subplots import make_subplots
 from explain.report import colours
 from explain.report.colours import Theme
 from explain.report.decoding_plots import reshaped_bars
-from explain.report.facts import scale_ends
+from explain.report.facts import facts_of, scale_ends
 from explain.report.labels import (
     array,
     number,
@@ -204,11 +204,11 @@ def training_curve(records: Iterable[Mapping[str, Any]], *, theme: Theme = "ligh
     match = _series(evaluated, "exact_match")
     panels = 2 if match[0].size else 1
     figure = make_subplots(rows=panels, cols=1, shared_xaxes=True, vertical_spacing=0.08)
-    blue, orange = (colours.colours("diverging", theme)[index] for index in (-6, 6))
+    blue, orange, green = colours.SERIES[theme][:3]
     curves = (
         ("training loss", loss, blue, "solid", 1),
         ("validation loss", held_out, orange, "dash", 1),
-        ("exact match (validation)", match, blue, "dot", 2),
+        ("exact match (validation)", match, green, "dot", 2),
     )
     for name, (steps, values), colour, dash, row in curves:
         if not steps.size:
@@ -224,9 +224,9 @@ def training_curve(records: Iterable[Mapping[str, Any]], *, theme: Theme = "ligh
         )
         figure.add_trace(trace, row=row, col=1)
     figure.update_xaxes(title_text="training step", row=panels, col=1)
-    figure.update_yaxes(title_text="loss (nats per token; 0 = perfect)", row=1, col=1)
+    figure.update_yaxes(title_text="loss (nats)", row=1, col=1)
     if panels == 2:
-        figure.update_yaxes(title_text="exact match (share)", range=[0, 1.02], row=2, col=1)
+        figure.update_yaxes(title_text="exact match", range=[0, 1.02], row=2, col=1)
     figure.update_layout(legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"}, showlegend=True)
     return finish(figure, theme, height=300 + 180 * (panels - 1), margin_top=40)
 
@@ -352,5 +352,5 @@ def _bar_title(attribution: Attribution) -> str:
 
 
 def _title(attribution: Attribution) -> str:
-    name = objective_name(attribution)
-    return plot_text(shorten(f"{attribution.method} · {name}" if name else attribution.method, 100))
+    method, name = facts_of(attribution.method).label, objective_name(attribution)
+    return plot_text(shorten(f"{method} · {name}" if name else method, 100))

@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 from explain.errors import UnknownNameError
 from explain.report import colours
 from explain.report.colours import Theme
-from explain.report.labels import array, plot_label, plot_text, shorten
+from explain.report.labels import array, block_label, plot_label, plot_text, shorten
 from explain.report.plot_style import finish
 
 if TYPE_CHECKING:
@@ -153,17 +153,14 @@ def heads_by_step(
     figure.update_yaxes(
         title_text="head",
         type="category",
-        labelalias={str(row): head_label(head) for row, head in enumerate(heads)},
+        labelalias={
+            str(row): f"{block_label(head.block)}, head {head.index}" for row, head in enumerate(heads)
+        },
         autorange="reversed",
         showgrid=False,
         automargin=True,
     )
     return finish(figure, theme, height=170 + 24 * max(3, len(heads)))
-
-
-def head_label(head: Head) -> str:
-    """A head as one says it: `cross, layer 1, head 0`; self-attention by its side."""
-    return f"{'cross' if head.kind == 'cross' else head.side}, layer {head.layer}, head {head.index}"
 
 
 def head_values(
