@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import hashlib
 import json
 import math
@@ -63,6 +64,51 @@ def remove_folder(path: str | os.PathLike[str]) -> None:
     with contextlib.suppress(OSError):
         os.replace(folder, gone)
     shutil.rmtree(gone, ignore_errors=True)
+
+
+def replace_folder(new: str | os.PathLike[str], goal: str | os.PathLike[str]) -> None:
+    """Put the folder `new` in the place of `goal`: whoever looks sees the old folder or the new one, whole.
+
+    Linux lets the two change names in one step, whenever this process is killed. Where that cannot be done,
+    `goal` is first moved to `.NAME-old`, and `restore_folder` puts it back after a kill between the two.
+
+    Raises:
+        OSError: it cannot be done; `goal` is as before.
+    """
+    new, goal = Path(new), Path(goal)
+    if not goal.exists():
+        os.replace(new, goal)
+        return
+    old = new
+    if not _exchange(new, goal):
+        old = _moved_aside(goal)
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(goal, old)
+        os.replace(new, goal)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def restore_folder(goal: str | os.PathLike[str]) -> None:
+    """Undo what a process left that was killed in `replace_folder`."""
+    goal = Path(goal)
+    old = _moved_aside(goal)
+    if old.exists() and not goal.exists():
+        os.replace(old, goal)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _moved_aside(goal: Path) -> Path:
+    return goal.with_name(f".{goal.name}-old")
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders change names in one step; False where the system cannot."""
+    here, exchange = -100, 2  # AT_FDCWD and RENAME_EXCHANGE of Linux
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):
+        return False
+    return rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> Path:

@@ -1,5 +1,6 @@
 """Run folders: what they say when all goes well, when a job dies, and when files are broken."""
 
+import errno
 import json
 import os
 import signal
@@ -10,7 +11,7 @@ import time
 import pytest
 
 from explain import runs
-from explain.errors import InputError, RunError
+from explain.errors import FileError, InputError, RunError
 from explain.runs import JobStopped, Run, inside, list_runs, model_folder, start_job
 from explain.runs.processes import is_alive, own_process, process_start
 
@@ -66,6 +67,40 @@ def test_a_run_goes_from_queued_to_done(run):
 def work_that_raises(run, error):
     with run.running():
         raise error
+
+
+@pytest.mark.parametrize("error", [InputError("no such column"), KeyboardInterrupt()])
+def test_a_run_that_ended_before_it_wrote_anything_gives_way(run, error):
+    with pytest.raises(type(error)):
+        work_that_raises(run, error)
+    run.request_rate(0.1)
+    again = Run.create(run.path, kind="train", title="once more", config={"task": "clinic"})
+    assert again.manifest | {"state": "queued", "title": "once more", "error": None} == again.manifest
+    assert again.config == {"task": "clinic"}
+    assert again.requested_rate() is None
+
+
+@pytest.mark.parametrize("kept", ["progress.jsonl", "model/config.json"])
+def test_a_failed_run_that_holds_work_stays(run, kept):
+    with pytest.raises(InputError):
+        work_that_raises(run, InputError("a row is bad"))
+    (run.path / kept).parent.mkdir(exist_ok=True)
+    (run.path / kept).write_text("{}")
+    with pytest.raises(RunError, match=r"holds a train run already \(failed\); resume it or name another"):
+        Run.create(run.path, kind="train")
+    with pytest.raises(RunError, match="holds a train run already"):
+        Run.create(run.path, kind="audit")
+
+
+def test_a_full_disk_is_said_by_name(run, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("pathlib.Path.open", full)
+    with pytest.raises(FileError, match=r"cannot write .*progress.jsonl: No space left on device"):
+        run.append({"step": 1})
+    with pytest.raises(FileError, match=r"cannot write .*log.txt: No space left on device"):
+        run.log("a line")
 
 
 def test_a_stopped_job_says_so_and_goes_no_further(run):
@@ -225,6 +260,7 @@ def test_create_takes_only_an_empty_or_queued_folder(tmp_path, run):
     with pytest.raises(RunError, match=r"\(done\); name another folder"):
         Run.create(run.path, kind="train")
     run.update(state="stopped")
+    run.append({"step": 1})
     with pytest.raises(RunError, match="resume it or name another folder"):
         Run.create(run.path, kind="train")
 
@@ -341,6 +377,7 @@ def test_a_job_is_queued_works_and_stops_when_asked(tmp_path, program):
     run.request("stop")
     wait_for(lambda: run.state == "stopped")
     assert run.log_tail() == ["at work"]
+    run.append({"step": 1})
     with pytest.raises(RunError, match="resume it"):
         start_job(["train"], run.path)
 

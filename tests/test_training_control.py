@@ -416,7 +416,16 @@ def readable(run):
     [
         ("torch.save", OSError(errno.ENOSPC, "No space left on device")),
         ("torch.save", RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed")),
+        (
+            "torch.save",
+            RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 20736 vs 20628"),
+        ),
         ("transformers.modeling_utils.safe_save_file", SafetensorError("I/O error: No space left on device")),
+        # What the library of the tokenizers raises.
+        (
+            "transformers.PreTrainedTokenizerFast.save_pretrained",
+            Exception("No space left on device (os error 28)"),
+        ),
     ],
 )
 def test_a_full_disk_is_said_and_costs_nothing(options, finished, copied, monkeypatch, where, what):

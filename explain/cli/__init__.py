@@ -6,10 +6,13 @@ import sys
 
 from explain import terminal
 
-# Commands are listed by --help in the order of these imports.
-from explain.cli import lists, runs, models, explanations, evaluation, comparison, lenses, causes  # isort: skip
-from explain.cli import neurons, data, training, story, compression, audit, dashboard  # isort: skip
-from explain.cli.common import analyze, app
+try:
+    # Commands are listed by --help in the order of these imports.
+    from explain.cli import lists, runs, models, explanations, evaluation, comparison, lenses, causes  # isort: skip
+    from explain.cli import neurons, data, training, story, compression, audit, dashboard  # isort: skip
+    from explain.cli.common import analyze, app
+except KeyboardInterrupt:  # Ctrl-C before a command has begun
+    sys.exit(terminal.INTERRUPTED)
 
 app.add_typer(analyze)
 

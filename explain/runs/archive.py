@@ -18,7 +18,9 @@ from typing import IO, BinaryIO, cast
 
 from explain.errors import FileError, RunError
 from explain.files import read_json, write_json
-from explain.runs.folder import CONTROL, JOB, LIVE, MANIFEST, RATE, Run, inside, is_run
+from explain.runs.folder import Run
+from explain.runs.listing import inside, is_run
+from explain.runs.manifest import CONTROL, JOB, LIVE, MANIFEST, RATE
 
 ENDINGS = frozenset(
     ".json .jsonl .txt .md .html .xml .csv .tsv .parquet .safetensors .yaml .yml .model .spm .jinja".split()

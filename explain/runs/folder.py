@@ -24,24 +24,30 @@ import os
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
 from explain.errors import ExplainError, FileError, InputError, RunError
-from explain.files import command_line, dump_json, envelope, read_json, write_json, write_text
+from explain.files import dump_json, write_text
+from explain.runs.manifest import (
+    CONTROL,
+    JOB,
+    LIVE,
+    LOG,
+    MANIFEST,
+    PROGRESS,
+    RATE,
+    REQUESTS,
+    STATES,
+    STEERING,
+    new_manifest,
+    now,
+    queued_process,
+    read_manifest,
+    write_manifest,
+)
 from explain.runs.processes import end_process, is_alive, own_process, terminate_as_interrupt
-
-STATES = ("queued", "running", "paused", "stopped", "failed", "done")
-LIVE = frozenset({"queued", "running", "paused"})
-REQUESTS = ("stop", "pause", "continue")
-
-MANIFEST = "run.json"
-PROGRESS = "progress.jsonl"
-LOG = "log.txt"
-CONTROL = "control"
-RATE = "learning_rate"
-JOB = "job.json"
 
 ENDED_WITHOUT_A_WORD = "the process ended without a word; resume it"
 
@@ -74,19 +80,20 @@ class Run:
         """Make a run in state `queued` in an empty or missing folder, or adopt one queued there.
 
         `command` is what makes the run again; left out, it is this process's command line. A run that
-        `start_job` queued in this folder is taken over by the job itself, which calls this again.
+        `start_job` queued in this folder is taken over by the job itself, which calls this again. One of the
+        same kind that ended before it wrote anything but its log, such as for a mistyped option, gives way.
 
         Raises:
             RunError: the folder holds something else, or a run that is not waiting.
         """
         run = cls(Path(path))
-        manifest = _new_manifest(kind, command, title, config, seed)
+        manifest = new_manifest(kind, command, title, config, seed)
         if run.path.exists():
             waiting = run._adoptable(kind)
             if waiting is not None:
                 manifest["created"] = waiting["created"]
                 manifest["title"] = waiting.get("title") or title  # whoever queued it named it
-        _write_manifest(run.path, manifest)
+        write_manifest(run.path, manifest)
         return run
 
     @classmethod
@@ -97,7 +104,7 @@ class Run:
             RunError: the folder is missing, is not a run, or its `run.json` is broken or foreign.
         """
         run = cls(Path(path))
-        _read_manifest(run.path)
+        read_manifest(run.path)
         return run
 
     @property
@@ -114,11 +121,11 @@ class Run:
         """
         if self.problem:
             return {"schema": "explain/run@1", "kind": "", "state": "failed", "error": self.problem}
-        manifest = _read_manifest(self.path)
+        manifest = read_manifest(self.path)
         if manifest["state"] not in LIVE:
             return manifest
         if manifest["state"] == "queued":
-            if is_alive(_queued_process(self.path, manifest)):
+            if is_alive(queued_process(self.path, manifest)):
                 return manifest
             last = self.log_tail(1)
             error = f"the job ended before it began: {last[0]}" if last else "the job ended before it began"
@@ -142,13 +149,17 @@ class Run:
         """Change fields of `run.json`, atomically."""
         if "state" in fields and fields["state"] not in STATES:
             raise ValueError(f"state must be one of {', '.join(STATES)}")
-        _write_manifest(self.path, _read_manifest(self.path) | fields)
+        write_manifest(self.path, read_manifest(self.path) | fields)
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Add one line to `progress.jsonl`, on disk before this returns to the caller."""
+        """Add one line to `progress.jsonl`, on disk before this returns to the caller.
+
+        Raises:
+            FileError: the disk is full, or cannot be written to.
+        """
         path = self.path / PROGRESS
         line = dump_json(record, indent=None).encode() + b"\n"
-        with path.open("ab+") as stream:
+        with _adding(path), path.open("ab+") as stream:
             if stream.tell():
                 # A line that a killed process left torn must not swallow this one.
                 stream.seek(-1, os.SEEK_END)
@@ -176,8 +187,13 @@ class Run:
         write_text(self.path / PROGRESS, "".join(dump_json(record, indent=None) + "\n" for record in kept))
 
     def log(self, text: str) -> None:
-        """Add a line, with the time, to `log.txt`."""
-        with (self.path / LOG).open("a", encoding="utf-8") as stream:
+        """Add a line, with the time, to `log.txt`.
+
+        Raises:
+            FileError: the disk is full, or cannot be written to.
+        """
+        path = self.path / LOG
+        with _adding(path), path.open("a", encoding="utf-8") as stream:
             stream.write(f"{datetime.now().strftime('%H:%M:%S')} {text.rstrip()}\n")
 
     def log_tail(self, count: int = 50) -> list[str]:
@@ -268,7 +284,7 @@ class Run:
         manifest = self.manifest
         if manifest["state"] not in LIVE:
             raise RunError(f"{self.path} cannot be killed: its state is {manifest['state']}")
-        process = _queued_process(self.path, manifest) if manifest["state"] == "queued" else manifest
+        process = queued_process(self.path, manifest) if manifest["state"] == "queued" else manifest
         if process.get("pid") == os.getpid():
             raise RunError(f"{self.path} is at work in this very process; ask it to stop")
         if not end_process(process):
@@ -310,7 +326,7 @@ class Run:
             raise RunError(f"{self.path} is at work already, in process {before.get('pid')}")
         if before["state"] != "queued":
             (self.path / CONTROL).unlink(missing_ok=True)
-        self.update(state="running", started=_now(), ended=None, error=None, **own_process())
+        self.update(state="running", started=now(), ended=None, error=None, **own_process())
         (self.path / JOB).unlink(missing_ok=True)
         try:
             with terminate_as_interrupt():
@@ -323,7 +339,7 @@ class Run:
         except BaseException as error:
             text = str(error) if isinstance(error, ExplainError) else f"{type(error).__name__}: {error}"
             # On a full disk this fails as well, and must not hide what went wrong.
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, FileError):
                 if not isinstance(error, ExplainError):
                     self.log(traceback.format_exc())
                 self.log(f"failed: {text}")
@@ -334,11 +350,11 @@ class Run:
             self._end("done")
 
     def _end(self, state: str, error: str | None = None) -> None:
-        self.update(state=state, error=error, ended=_now())
+        self.update(state=state, error=error, ended=now())
         (self.path / CONTROL).unlink(missing_ok=True)
 
     def _adoptable(self, kind: str) -> dict[str, Any] | None:
-        """The manifest of a queued run that this process may take over; None for an empty folder."""
+        """The manifest of a queued run that this process may take over; None where nothing is to be kept."""
         if not self.path.is_dir():
             raise RunError(f"{self.path} is a file; name a folder that is empty or does not exist yet")
         # A killed process may have left the beginning of a manifest.
@@ -348,115 +364,29 @@ class Run:
             raise RunError(
                 f"{self.path} is not empty and not a run; name a folder that is empty or does not exist yet"
             )
-        manifest = _read_manifest(self.path)
+        manifest = read_manifest(self.path)
         if manifest["state"] == "queued" and manifest.get("kind") == kind:
-            job = _queued_process(self.path, {})
+            job = queued_process(self.path, {})
             if is_alive(job) and job["pid"] != os.getpid():
                 raise RunError(f"{self.path} is at work already, in process {job['pid']}")
             return manifest
         state = self.state
+        if state in {"failed", "stopped"} and manifest.get("kind") == kind and self._empty():
+            for name in (CONTROL, RATE, JOB):
+                (self.path / name).unlink(missing_ok=True)
+            return None
         advice = "name another folder" if state == "done" else "resume it or name another folder"
         raise RunError(f"{self.path} holds a {manifest.get('kind')} run already ({state}); {advice}")
 
+    def _empty(self) -> bool:
+        """Whether the folder holds nothing of a run's work."""
+        return all(path.name in STEERING or path.name.startswith(".") for path in self.path.iterdir())
 
-def is_run(path: str | os.PathLike[str]) -> bool:
-    """Whether a folder has a `run.json`."""
-    return (Path(path) / MANIFEST).is_file()
 
-
-def list_runs(root: str | os.PathLike[str]) -> list[Run]:
-    """The runs directly under `root`, newest first; folders that are not runs are left out.
-
-    A run whose `run.json` cannot be read comes last, with `problem` set: one bad folder hides no other.
-    """
-    found: list[tuple[str, Run]] = []
+@contextlib.contextmanager
+def _adding(path: Path) -> Iterator[None]:
+    """Say clearly which file could not be added to."""
     try:
-        folders = [path for path in Path(root).iterdir() if not path.name.startswith(".") and is_run(path)]
-    except OSError:
-        return []
-    for path in sorted(folders):
-        try:
-            found.append((str(_read_manifest(path).get("created") or ""), Run(path)))
-        except ExplainError as error:
-            found.append(("", Run(path, problem=str(error))))
-    return [run for _, run in sorted(found, key=lambda item: item[0], reverse=True)]
-
-
-def model_folder(path: str | os.PathLike[str]) -> Path:
-    """The best checkpoint of a run folder.
-
-    Raises:
-        RunError: this is not a run, or it has no model (yet).
-    """
-    run = Run.open(path)
-    name = run.manifest.get("model")
-    folder = inside(run.path, name) if isinstance(name, str) and name else None
-    if folder is None or not (folder / "config.json").is_file():
-        raise RunError(f"{run.path} has no model yet (its state is {run.state})")
-    return folder
-
-
-def inside(root: str | os.PathLike[str], name: str) -> Path:
-    """The path `name` under `root`, where `name` comes from outside: it must not lead elsewhere.
-
-    Raises:
-        RunError: the name is empty, absolute, or leads out of `root` by `..` or a link.
-    """
-    base = Path(root).resolve()
-    try:
-        path = (base / name).resolve()
-    except (OSError, ValueError):
-        raise RunError(f"{name!r} is not a path") from None
-    if path == base or base not in path.parents:
-        raise RunError(f"{name!r} is not inside {root}")
-    return Path(root) / path.relative_to(base)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat()
-
-
-def _new_manifest(
-    kind: str, command: str | None, title: str, config: Mapping[str, Any] | None, seed: int | None
-) -> dict[str, Any]:
-    head = envelope("run", seed=seed, command=command if command is not None else command_line())
-    body = {
-        "kind": kind,
-        "state": "queued",
-        "title": title,
-        "created": _now(),
-        "started": None,
-        "ended": None,
-        **own_process(),
-        "model": None,
-        "config": dict(config or {}),
-        "result": None,
-        "error": None,
-    }
-    return head | body
-
-
-def _write_manifest(path: Path, manifest: Mapping[str, Any]) -> None:
-    write_json(path / MANIFEST, manifest)
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    if not path.is_dir():
-        raise RunError(f"there is no run folder {path}")
-    if not (path / MANIFEST).is_file():
-        raise RunError(f"{path} is not a run folder: it has no {MANIFEST}")
-    try:
-        manifest = read_json(path / MANIFEST, "run")
-    except FileError as error:
-        raise RunError(str(error)) from None
-    if manifest.get("state") not in STATES:
-        raise RunError(f"{path / MANIFEST} names no known state ({manifest.get('state')!r})")
-    return manifest
-
-
-def _queued_process(path: Path, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The process that a queued run waits for: the job, or who is about to start it."""
-    try:
-        return read_json(path / JOB)
-    except FileError:
-        return manifest
+        yield
+    except OSError as error:
+        raise FileError(f"cannot write {path}: {error.strerror or error}") from None

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from explain.errors import RunError
-from explain.runs.folder import JobStopped, Run, is_run
+from explain.runs.folder import JobStopped, Run
+from explain.runs.listing import is_run
 
 PATIENCE = 60.0
 """Seconds that a process waits for the first one to make the run."""

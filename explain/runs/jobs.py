@@ -13,7 +13,9 @@ from typing import Any
 
 from explain.errors import RunError
 from explain.files import write_json
-from explain.runs.folder import CONTROL, JOB, LIVE, LOG, Run, is_run
+from explain.runs.folder import Run
+from explain.runs.listing import is_run
+from explain.runs.manifest import CONTROL, JOB, LIVE, LOG
 from explain.runs.processes import own_process, process_start
 
 PROGRAM = ("-m", "explain.cli")
@@ -50,9 +52,9 @@ def start_job(
     command = shlex.join(["explain", *arguments])
     kind = kind or arguments[0]
     run = Run(Path(run_path))
-    if is_run(run.path):
-        manifest = run.manifest
-        if manifest["state"] in LIVE or manifest.get("kind") != kind or "--resume" not in arguments:
+    manifest = run.manifest if is_run(run.path) else None
+    if manifest is not None and (manifest["state"] in LIVE or "--resume" in arguments):
+        if manifest["state"] in LIVE or manifest.get("kind") != kind:
             raise RunError(
                 f"{run.path} holds a {manifest.get('kind')} run already ({manifest['state']}); "
                 "resume it or name another folder"

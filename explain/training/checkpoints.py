@@ -17,9 +17,16 @@ from explain.files import read_json
 IDENTITY = "identity.json"
 """In a checkpoint, what says which run and which model it belongs to."""
 
-# What writing or reading of weights fails with: torch's archives say RuntimeError where the disk is full.
-_TROUBLE = (OSError, RuntimeError, SafetensorError)
-_UNREADABLE = (*_TROUBLE, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError)
+_UNREADABLE = (
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    ValueError,
+    KeyError,
+    TypeError,
+    EOFError,
+    pickle.UnpicklingError,
+)
 
 
 def step_of(checkpoint: Path) -> int:
@@ -66,9 +73,9 @@ def writing(folder: Path, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except _TROUBLE as error:
-        if isinstance(error, RuntimeError) and "writ" not in str(error):
-            raise  # not about a file
+    except Exception as error:
+        if not _about_a_file(error):
+            raise
         try:
             room = f"{shutil.disk_usage(folder.parent).free / 2**20:,.0f} MiB are free"
         except OSError:
@@ -78,6 +85,14 @@ def writing(folder: Path, what: str) -> Iterator[None]:
             f"cannot write {what} in {folder.parent}: {reason} ({room}); make room and resume, "
             "what was kept before is still there"
         ) from None
+
+
+def _about_a_file(error: Exception) -> bool:
+    """Whether writing failed: on a full disk torch says RuntimeError, and tokenizers a plain Exception."""
+    if isinstance(error, (OSError, SafetensorError)):
+        return True
+    plain = type(error) in (RuntimeError, Exception)
+    return plain and any(word in str(error) for word in ("writ", "os error", "inline_container"))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from explain.errors import RunError
 from explain.files import read_json
 from explain.runs import Run, start_job
-from explain.runs.folder import MANIFEST
+from explain.runs.manifest import MANIFEST
 from explain.training.config import KIND, TrainConfig
 
 

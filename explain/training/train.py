@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from explain.errors import RunError
-from explain.files import digest_json, envelope, remove_folder
+from explain.files import digest_json, envelope, remove_folder, replace_folder, restore_folder
 from explain.model import wrap
 from explain.model.loading import open_model
 from explain.runs import JobStopped, Run
@@ -308,35 +307,29 @@ def _stored_recipe(run: Run) -> Recipe | None:
 
 def save_model(model: PreTrainedModel, tokenizer: Any, goal: Path) -> None:
     """Write a model folder aside, then put it in the place of the one before: it is whole or not there."""
-    aside, old = _aside(goal), _old(goal)
+    aside = _aside(goal)
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    model.save_pretrained(aside)
-    tokenizer.save_pretrained(aside)
-    # safetensors makes its file private; a model is as readable as the rest of the run.
-    mode = (aside / "config.json").stat().st_mode
-    for path in aside.iterdir():
-        path.chmod(mode)
-    if goal.exists():
-        os.replace(goal, old)
-    os.replace(aside, goal)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        model.save_pretrained(aside)
+        tokenizer.save_pretrained(aside)
+        # safetensors makes its file private; a model is as readable as the rest of the run.
+        mode = (aside / "config.json").stat().st_mode
+        for path in aside.iterdir():
+            path.chmod(mode)
+        replace_folder(aside, goal)
+    finally:  # half a model is not to fill a full disk
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def put_in_order(goal: Path) -> None:
     """Undo what a process left that was killed while it saved a model."""
-    if not goal.exists() and _old(goal).exists():
-        os.replace(_old(goal), goal)
-    for left in (_aside(goal), _old(goal)):
-        shutil.rmtree(left, ignore_errors=True)
+    restore_folder(goal)
+    shutil.rmtree(_aside(goal), ignore_errors=True)
 
 
 def _aside(goal: Path) -> Path:
     return goal.with_name(f".{goal.name}-new")
-
-
-def _old(goal: Path) -> Path:
-    return goal.with_name(f".{goal.name}-old")
 
 
 @contextmanager
