@@ -4,11 +4,9 @@
 
 from __future__ import annotations
 
-from tests.browser import MARKS, WAIT, browser, link, page, playwright, server, tokens
+from tests.browser import MARKS, browser, expect, link, page, server, tokens
 
 pytestmark = MARKS
-expect = playwright.expect
-expect.set_options(timeout=WAIT)
 
 
 def test_back_and_forward_restore_the_view(page, server):
