@@ -50,11 +50,11 @@ def style() -> None:
         '[class*="st-key-map_"]{overflow-x:auto}[class*="st-key-map_"]>*{min-width:46rem}'
         '[class*="st-key-wide_"]{overflow-x:auto}[class*="st-key-wide_"]>*{min-width:36rem}}'
         # A narrow page scrolls wide figures sideways: their edge fades for as long as there is more to see.
-        "@property --fade{syntax:'<length>';inherits:false;initial-value:0px}"
-        "@keyframes fade{from{--fade:3rem}95%{--fade:3rem}to{--fade:0px}}"
         "@media(max-width:640px){@supports(animation-timeline:scroll()){"
-        '[class*="st-key-map_"],[class*="st-key-wide_"]{mask-image:linear-gradient(to left,transparent,#000 '
-        "var(--fade));animation:fade linear;animation-timeline:scroll(self inline)}}}"
+        "@keyframes fade{from,99%{mask-image:linear-gradient(to left,transparent,#000 3rem)}"
+        "to{mask-image:none}}"
+        '[class*="st-key-map_"],[class*="st-key-wide_"]{animation:fade linear;'
+        "animation-timeline:scroll(self inline)}}}"
         ".stMainBlockContainer h1{font-size:1.65rem;font-weight:650;padding:.2rem 0 .3rem}"
         ".stMainBlockContainer h2{font-size:1.12rem;font-weight:620;padding:.9rem 0 .1rem}"
         '[class*="st-key-paler_"]{opacity:.62;transition:opacity .15s}'

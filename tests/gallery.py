@@ -207,7 +207,8 @@ def settle(page: Page) -> None:
     """Wait until Streamlit has nothing running any more, and until figures have drawn."""
     page.wait_for_selector("h1", timeout=WAIT)
     page.wait_for_selector(".keys .link", state="attached", timeout=WAIT)
-    busy = '[data-testid="stStatusWidget"], [data-testid="stSpinner"], [data-stale="true"]'
+    busy = ", ".join(f'[data-testid="{name}"]' for name in ("stStatusWidget", "stSpinner", "stSkeleton"))
+    busy += ', [data-stale="true"]'
     for _ in range(3):  # a rerun may follow on the heels of another
         page.wait_for_function("what => !document.querySelector(what)", arg=busy, timeout=WAIT)
         page.wait_for_timeout(400)
@@ -236,7 +237,7 @@ def take(page: Page, address: str, shot: Shot, path: Path, size: tuple[int, int]
     # Streamlit scrolls inside the page, so the window must be as tall as what it holds.
     tall = page.evaluate("() => document.querySelector('[data-testid=\"stMain\"]').scrollHeight")
     page.set_viewport_size({"width": width, "height": min(LONGEST, max(height, int(tall)))})
-    page.wait_for_timeout(700)
+    settle(page)
     page.screenshot(path=path)
 
 
