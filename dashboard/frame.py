@@ -48,7 +48,8 @@ def style() -> None:
         ".stMainBlockContainer{max-width:76rem;padding-top:3.2rem;padding-bottom:6rem}"
         "@media(max-width:640px){.stMainBlockContainer{padding-left:1rem;padding-right:1rem}"
         '[class*="st-key-map_"]{overflow-x:auto}[class*="st-key-map_"]>*{min-width:46rem}'
-        '[class*="st-key-wide_"]{overflow-x:auto}[class*="st-key-wide_"]>*{min-width:36rem}}'
+        '[class*="st-key-wide_"]{overflow-x:auto}[class*="st-key-wide_"]>*{min-width:36rem}'
+        ".st-key-wide_ablation>*{min-width:46rem}}"
         # A narrow page scrolls wide figures sideways: their edge fades for as long as there is more to see.
         "@media(max-width:640px){@supports(animation-timeline:scroll()){"
         "@keyframes fade{from,99%{mask-image:linear-gradient(to left,transparent,#000 3rem)}"

@@ -37,7 +37,7 @@ TEXTS = {
     "clinic": "Visit of 20 June 2013. Woman aged 22 presents with hypertension. "
     "Her tablets are amoxicillin 30 mcg.",
 }
-EDITED = {"clinic": TEXTS["clinic"].replace("hypertension", "asthma")}
+EDITED = {"clinic": TEXTS["clinic"].replace("hypertension", "gout")}
 ROUTES = Path(dashboard.__file__).with_name("routes")
 SIZES = {"wide": (1440, 1000), "narrow": (390, 844)}
 SCHEMES = ("light", "dark")
@@ -65,7 +65,9 @@ def served(runs: Path, port: int = 0) -> Iterator[str]:
     process = subprocess.Popen([*command, "--headless", "--port", str(port)], stdout=subprocess.DEVNULL)
     address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(240):
+        for _ in range(480):
+            if process.poll() is not None:
+                raise RunError(f"the dashboard over {runs} ended as it began")
             try:
                 urllib.request.urlopen(f"{address}/_stcore/health", timeout=1).close()
                 break
@@ -110,7 +112,7 @@ def _link(page: str, fields: dict[str, object] | None = None, **more: object) ->
 def _asked(place: Place, name: str, link: dict[str, object], text: str, others: list[str]) -> dict[str, Shot]:
     """What a page shows only once something has been chosen on it or asked of it."""
     given = examples.save(place, examples.Example(text, None, {"num_beams": 4}))
-    edited = examples.save(place, examples.Example(EDITED.get(name, text)))
+    edited = examples.save(place, examples.Example(EDITED.get(name, text), origin=str(link["example"])))
     found = {
         f"{name}-generate-beams": Shot(_link("generate", link, example=given, dropped=1)),
         f"{name}-generate-branch": Shot(_link("generate", link), _branch),

@@ -6,6 +6,7 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
+import plotly.graph_objects as go
 import pytest
 
 from dashboard.views import train, train_curves
@@ -97,6 +98,22 @@ def test_a_long_run_is_thinned_and_keeps_its_end():
     assert len(kept) <= train_curves.MOST + 2
     assert kept[-1]["step"] == 9001
     assert sum(record["kind"] == "evaluation" for record in kept) == 1
+
+
+def test_the_python_beside_a_curve_draws_it(tmp_path, monkeypatch):
+    at_work(tmp_path)
+    app = open_page(tmp_path, "train", run="live")
+    pasted = [each.value for each in app.code if each.language == "python"]
+    assert len(pasted) == len(app.get("plotly_chart")) == 3
+    drawn = []
+    monkeypatch.setattr(go.Figure, "show", lambda figure: drawn.append(figure))
+    for text in pasted:
+        exec(text, {})
+    assert [figure.layout.yaxis.title.text for figure in drawn] == [
+        "loss (nats)",
+        "learning rate",
+        "gradient norm (log)",
+    ]
 
 
 def test_outputs_are_leafed_through_by_evaluation(tmp_path):

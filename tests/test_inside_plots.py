@@ -80,6 +80,7 @@ def test_contribution_bars_are_symmetric_round_zero(bart):
     (bars,) = figure.data
     low, high = figure.layout.xaxis.range
     assert low == -high
+    assert "layer 1, feed-forward" in str(figure.layout.yaxis)
     assert float(bars.x.sum()) == pytest.approx(found.total, abs=1e-4)
     blue, orange = colours.colours("diverging")[-1], colours.colours("diverging")[0]
     strongest = int(np.abs(bars.x).argmax())

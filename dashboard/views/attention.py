@@ -88,7 +88,7 @@ def _show(choice: Choice, example: Example, generation: Generation) -> None:
         "a long text a cell shows the largest weight that it stands for. The word under a map is the head's "
         f"role, where it has one, over {_over(statistics, known)}."
     )
-    _head(choice, side, layer, head, grid.heads, statistics, roles)
+    _head(choice, example, side, layer, head, grid.heads, statistics, roles, known)
     if side != "encoder":
         method = "attention_rollout" if layer == ROLLOUT else "attention"
         trust_card.as_explanation(*trust_card.known(choice), method)
@@ -124,12 +124,14 @@ def _over(statistics: HeadStatistics, task: str | None) -> str:
 
 def _head(
     choice: Choice,
+    example: Example,
     side: str,
     layer: int,
     head: int,
     counts: tuple[int, ...],
     statistics: HeadStatistics,
     roles: HeadRoles,
+    known: str | None,
 ) -> None:
     """Name the chosen map and offer the averages; beside that, what the head does among the others."""
     layers, count = len(counts), counts[max(0, layer)]
@@ -193,6 +195,7 @@ def _head(
             key="wide_head_figures",
             alt=f"Marks: what every head looks at; {_name(layer, head)} set apart",
             data=lambda: statistics.to_frame(),
+            python=_figures_python(choice, example, known, (first, kind, chosen, layer, head)),
         )
 
 
@@ -302,6 +305,30 @@ def _reading(maps: AttentionMaps, layer: int, head: int, query: str, key: str) -
     if head == MAX:
         return f"Each row is one {query}: the most that a head gave to each {key}, so it may pass 1. {ends}"
     return f"Each row is one {query} and sums to 1: how its attention was shared out over the {key}s. {ends}"
+
+
+def _figures_python(
+    choice: Choice, example: Example, task: str | None, shown: tuple[str, str, Head | None, int, int]
+) -> str:
+    """Lines that draw what every head looks at, over texts of a task or over this text."""
+    side, kind, chosen, layer, head = shown
+    if task:
+        made = [
+            *snippets.opened(choice),
+            f"drawn = tasks.get({task!r}).examples('held_out', {cache.TASK_TEXTS}, 0)",
+            "outputs = model.force([each.source for each in drawn], [each.target for each in drawn])",
+            "pairs = zip(drawn, outputs, strict=True)",
+            "gold = [tasks.token_gold(each, o.source_tokens, o.target_tokens) for each, o in pairs]",
+            "statistics = head_statistics(model, outputs, gold)",
+        ]
+        made.insert(1, "from explain.training import tasks")
+    else:
+        made = [*snippets.written(choice, example), "statistics = head_statistics(model, generation)"]
+    named = f", Head({chosen.block!r}, {chosen.index})" if chosen else ""
+    named += f", layer={layer}" if layer >= 0 and not chosen else ""
+    named += f", index={head}" if head >= 0 and not chosen else ""
+    names = ["Head", "head_statistics"] if chosen else ["head_statistics"]
+    return snippets.shown(made, names, f"head_figure(statistics, {side!r}, {kind!r}{named})", "head_plots")
 
 
 def _python(choice: Choice, example: Example, side: str, level: str, layer: int, head: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from dashboard import audits, frame, sidebar, state
+from dashboard import audits, frame, sidebar, snippets, state
 from dashboard.audits import Item
 from dashboard.catalogue import Place, current_place
 from dashboard.components.suspects import Suspect as Line
@@ -122,7 +122,7 @@ def _finding(place: Place, run: Run, audit: Audit) -> None:
     frame.section("Outputs to look at")
     _outputs(place, run, audit, items)
     frame.section("What the detectors found")
-    _detectors(audit)
+    _detectors(run, audit)
     _slices(audit)
     frame.section("Conditions and tests")
     _conditions(audit)
@@ -234,7 +234,7 @@ def _under_list(audit: Audit, items: Sequence[Item], shown: Sequence[Item]) -> s
 # ---- detectors, slices, conditions -----------------------------------------------------------------------
 
 
-def _detectors(audit: Audit) -> None:
+def _detectors(run: Run, audit: Audit) -> None:
     """Every detector: as a figure where there are thresholds, and as a table."""
     if audit.flagged is None:
         _detector_table(audit)
@@ -246,7 +246,12 @@ def _detectors(audit: Audit) -> None:
             HELP,
             key="detectors_figure",
             alt="Points with intervals: the share of outputs that each detector flags, and the rate allowed",
-            python='import explain\n\naudit = explain.audit.load_audit("audit.json")\nprint(audit.detectors)',
+            python=snippets.shown(
+                ["import explain", "", f"audit = explain.load_audit({str(run.path / FILE)!r})"],
+                [],
+                "detectors_figure(audit)",
+                "audit_plots",
+            ),
         )
     with table:
         _detector_table(audit)

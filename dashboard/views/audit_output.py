@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import streamlit as st
 
-from dashboard import audits, cache, examples, frame, state
+from dashboard import audits, cache, examples, frame, snippets, state
 from dashboard.catalogue import Choice, Place
 from dashboard.components.strips import Bar, Strip, strips
 from dashboard.examples import Example
@@ -283,7 +284,7 @@ def _map(subject: _Subject) -> Attribution | None:
 
     Where it takes long the reader is asked first.
     """
-    path = subject.run.path / FOLDER / f"{subject.row.number:06d}.json"
+    path = _kept_at(subject)
     if path.is_file():
         found = _kept_map(str(path), path.stat().st_mtime_ns)
         if found is not None and _is_of(found.target_tokens, subject.row):
@@ -303,6 +304,10 @@ def _map(subject: _Subject) -> Attribution | None:
     except ExplainError as error:
         frame.failed(error)
         return None
+
+
+def _kept_at(subject: _Subject) -> Path:
+    return subject.run.path / FOLDER / f"{subject.row.number:06d}.json"
 
 
 @st.cache_resource(max_entries=32, show_spinner=False)
@@ -356,6 +361,7 @@ def _about_map(subject: _Subject, found: Attribution | None) -> None:
             key="map_audit",
             alt=f"Heat map: scores of source and earlier output for each output {fit.attribution.level}",
             zoom=not fits(fit.attribution),
+            python=_python(subject, found, fit.attribution.level),
         )
     if choice is not None and st.button(
         "Explain it on the page Attribution",
@@ -375,6 +381,19 @@ def _about_map(subject: _Subject, found: Attribution | None) -> None:
             second="",
         )
         st.switch_page("routes/attribution.py")
+
+
+def _python(subject: _Subject, found: Attribution, level: str) -> str:
+    """Lines that draw the map: from the file beside the audit, or computed anew."""
+    path, merged = _kept_at(subject), f".{level}s()" if level != "token" else ""
+    if path.is_file():
+        lines = ["import explain", "", f"attribution = explain.load_attribution({str(path)!r})"]
+    elif subject.choice is not None and (example := _example(subject, subject.choice)) is not None:
+        made = snippets.call("model.attribute", ["generation"], {"method": found.method})
+        lines = [*snippets.written(subject.choice, example), f"attribution = {made}"]
+    else:
+        return ""
+    return "\n".join([*lines, f"attribution{merged}.plot().show()"])
 
 
 # ---- reviewers -------------------------------------------------------------------------------------------

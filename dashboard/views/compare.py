@@ -17,6 +17,7 @@ from dashboard.pairs import Both, Pair
 from dashboard.views import agreed, compare_runs, costly, inside_causes, other_text, picking, text_page
 from dashboard.views.method import by_kind, title
 from explain.attribution import REGISTRY
+from explain.errors import ExplainError
 from explain.report import plots
 from explain.report.causal_plots import grid_figure
 from explain.report.facts import reading_help
@@ -83,8 +84,13 @@ def _show(choice: Choice, example: Example, generation: Generation) -> None:
         pair = _with_text(place, choice, example, generation)
     if pair is None:
         return
-    with st.spinner("The model is at work …", show_time=True):
-        written = pairs.written(pair)
+    try:
+        with st.spinner("The model is at work …", show_time=True):
+            written = pairs.written(pair)
+    except ExplainError as error:
+        whose = f"{pair.rival.name} cannot read this text: " if changed == "model" else ""
+        st.error(plain(f"{whose}{error}"), icon=":material/error:")
+        return
     frame.section("The output")
     same = generation.target_text == written.target_text
     st.markdown("Both write the same, word for word." if same else "The outputs differ:")
@@ -104,7 +110,9 @@ def _with_text(place: Place, choice: Choice, example: Example, generation: Gener
 
 
 def _with_model(place: Place, choice: Choice, example: Example) -> Pair | None:
-    offered = {name: each for name, each in choices(place).items() if name != choice.name}
+    others = [each for name, each in choices(place).items() if name != choice.name]
+    others.sort(key=lambda each: each.task != choice.task)  # those that read the same texts come first
+    offered = {each.name: each for each in others}
     if not offered:
         box = frame.empty("There is no other model yet", "Train a second one, of another seed for example.")
         if box.button("Train a model", type="primary", icon=":material/model_training:"):
@@ -301,16 +309,16 @@ def _agreement(a: Attribution, b: Attribution, at: int) -> None:
 
 def _heads(found: Both, python: list[str]) -> None:
     """How far every head looks elsewhere, and where to in those that do most."""
-    frame.figure(
-        shifts_figure(found.shifts, theme=frame.theme()),
-        SHIFT_HELP,
-        key="wide_shifts",
-        alt="Heat maps: how far each head looks elsewhere, layer by layer",
-        python=snippets.shown(python, [], "shifts_figure(shifts)", "pair_plots"),
-    )
     if not found.patterns:
         st.caption("Every head looks at the same places in both.")
         return
+    frame.figure(
+        shifts_figure(found.shifts, theme=frame.theme()),
+        SHIFT_HELP,
+        key="map_shifts",
+        alt="Heat maps: how far each head looks elsewhere, layer by layer",
+        python=snippets.shown(python, [], "shifts_figure(shifts)", "pair_plots"),
+    )
     names = [f"{shift.a}.{shift.head}" for shift, _, _ in found.patterns]
     wanted = state.current().shifted
     chosen = wanted if wanted in names else names[0]

@@ -193,7 +193,7 @@ def _form(place: Place, choice: Choice) -> None:
         missing = "a second model" if not known else "texts: a task, or a data file under the runs folder"
         st.caption(plain(f"A comparison needs {missing}."))
         return
-    rivals = list(known)
+    rivals = sorted(known, key=lambda name: known[name].task != choice.task)
     wanted = state.current().rival
     one, two = st.columns(2)
     rival = one.selectbox(

@@ -72,8 +72,11 @@ def _show(choice: Choice, example: Example, generation: Generation) -> None:
         example,
         on_choose=lambda ids: fork(choice, example, [*example.prefix, *ids]),
     )
-    with st.expander("How sure it was, token by token"):
-        _certainty(generation, python)
+    # Filled when it is opened: a table and two figures that nobody asked for would delay the first page.
+    sure = st.expander("How sure it was, token by token", key="certainty", on_change="rerun")
+    if sure.open:
+        with sure:
+            _certainty(generation, python)
 
 
 def fork(choice: Choice, example: Example, ids: Sequence[int]) -> None:

@@ -60,6 +60,8 @@ CARRIED = {
     "*.z": ("What each head reads", ("layer", "head")),
 }
 STRONGEST = 5
+LEAST = 0.005
+"""Nats that a head must count for to be named."""
 
 
 def show(choice: Choice, example: Example, generation: Generation) -> None:
@@ -125,7 +127,7 @@ def _heads(choice: Choice, example: Example, generation: Generation) -> None:
         data=found.to_frame,
         python=snippets.shown(lines, ["ablate"], f"panels_figure(grids, {names!r})", "panels"),
     )
-    strongest = [(part, value) for part, value in found.top(STRONGEST, row) if abs(value) > 1e-4]
+    strongest = [(part, value) for part, value in found.top(STRONGEST, row) if abs(value) >= LEAST]
     if not strongest:
         st.caption("No single head counts here: others stand in for each.")
         return

@@ -140,7 +140,7 @@ def _run(place: Place, run: Run) -> None:
     elif part == "kept":
         _kept(run, manifest)
     else:
-        train_curves.curves(records, manifest.get("recipe") or {})
+        train_curves.curves(run, records, manifest.get("recipe") or {})
 
 
 def _bar(records: list[dict[str, Any]], now: str) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import streamlit as st
 
-from dashboard import frame
+from dashboard import frame, snippets
 from dashboard.labels import excerpt, plain
 from explain.report import story_plots
 from explain.report.labels import listed, number, plural
@@ -36,9 +36,10 @@ def story(run: Run) -> None:
     with frame.friendly():
         found = _read(str(run.path), steps, str(run.manifest.get("created")))
         _findings(found)
-        _probe(found)
-        _heads(found)
-        _figures(found)
+        lines = ["import explain", "", f"story = explain.training_story({str(run.path)!r})"]
+        _probe(found, lines)
+        _heads(found, lines)
+        _figures(found, lines)
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading what was kept …")
@@ -74,7 +75,7 @@ def _happened(kind: str, those: Sequence[Finding]) -> str:
     return _HAPPENED[kind]
 
 
-def _probe(found: TrainingStory) -> None:
+def _probe(found: TrainingStory, lines: Sequence[str]) -> None:
     """One probe's map; dragging the slider plays its training."""
     frame.section("One text, step by step")
     maps = max(found.looks, key=lambda look: len(look.maps)).maps
@@ -116,6 +117,7 @@ def _probe(found: TrainingStory) -> None:
         story_plots.MAP_HELP,
         key="map_story_probe",
         alt=f"Heat map: what each token of the right output leans on, at step {look.step}",
+        python=snippets.shown(lines, [], f"probe_map(story.at({look.step}).maps[{probe}])", "story_plots"),
     )
 
 
@@ -126,7 +128,7 @@ def _label(seen: ProbeMap) -> str:
     return excerpt(glue.join(words), 60)
 
 
-def _heads(found: TrainingStory) -> None:
+def _heads(found: TrainingStory, lines: Sequence[str]) -> None:
     frame.section("Attention heads, step by step")
     names = [name for name in story_plots.HEAD_FIGURES if story_plots.head_values(found, name)[0]]
     if not names:
@@ -157,11 +159,12 @@ def _heads(found: TrainingStory) -> None:
         story_plots.HEADS_HELP,
         key="map_story_heads",
         alt="Heat map: attention heads by training step",
+        python=snippets.shown(lines, [], f"heads_by_step(story, {name!r}, {wanted!r})", "story_plots"),
         data=found.heads_frame,
     )
 
 
-def _figures(found: TrainingStory) -> None:
+def _figures(found: TrainingStory, lines: Sequence[str]) -> None:
     frame.section("Loss, right answers and right reasons")
     frame.figure(
         story_plots.story_curves(found, theme=frame.theme()),
@@ -169,5 +172,5 @@ def _figures(found: TrainingStory) -> None:
         key="story_curves",
         alt="Lines: loss, exact match, precision of the maps and effect of cues by training step",
         data=found.to_frame,
-        python=f'story = explain.training_story("{found.run}")\nstory.to_frame()',
+        python=snippets.shown(lines, [], "story_curves(story)", "story_plots"),
     )

@@ -9,7 +9,7 @@ from datetime import datetime
 import pandas as pd
 import streamlit as st
 
-from dashboard import evaluations, frame, sidebar, state
+from dashboard import evaluations, frame, sidebar, snippets, state
 from dashboard import jobs as jobs_at_work
 from dashboard.catalogue import Choice, Place, current_place
 from dashboard.components.ranking import ranking as ranking_table
@@ -186,7 +186,14 @@ def _ranking(kept: Kept, picked: str) -> None:
             trust.ranking_help(found),
             key="wide_ranking",
             alt="Points with intervals: the methods, the most trustworthy first",
+            python=_python(kept, "ranking_figure(evaluation)"),
         )
+
+
+def _python(kept: Kept, figure: str) -> str:
+    """Lines that draw a figure of the evaluation."""
+    made = f"evaluation = explain.load_evaluation({str(kept.folder / FILE)!r})"
+    return snippets.drawn(["import explain", "", made], figure)
 
 
 # ---- one method ------------------------------------------------------------------------------------------
@@ -248,6 +255,7 @@ def _curves(kept: Kept, picked: str) -> None:
             trust.DELETION_HELP,
             key="wide_deletion",
             alt="Lines: probability of the output as tokens are hidden, and as they are shown",
+            python=_python(kept, f"deletion_figure(evaluation, {names!r})"),
         )
     if found.methods[picked].randomisation is not None:
         frame.figure(
@@ -255,6 +263,7 @@ def _curves(kept: Kept, picked: str) -> None:
             trust.CASCADE_HELP,
             key="cascade",
             alt="Lines: agreement with the map as more of the weights are shuffled",
+            python=_python(kept, f"cascade_figure(evaluation, {names!r})"),
         )
 
 

@@ -185,9 +185,9 @@ def layer_label(lens: Lens, index: int) -> str:
 LENS_HELP: Mapping[str, str] = {
     "logit_lens": (
         "Each row reads a layer of the decoder as if it were the last one. The cell names the token that "
-        "would be written then; the stronger the blue, the more likely was the token that the output really "
-        "has. A "
-        "token that does not show in an early layer may still be there in another form."
+        "would be written then (point at it where it has no room); the stronger the blue, the more likely "
+        "was the token that the output really has. A token that does not show in an early layer may still be "
+        "there in another form."
     ),
     "decoder_lens": (
         "Each row lets the whole decoder read a layer of the encoder as if it were the last one. The cell "

@@ -209,7 +209,7 @@ def contributions_bars(
     limit = max(abs(part.logit) for part in chosen) or 1.0
     ramp = colours.colours("diverging", theme)
     values = np.array([part.logit for part in chosen], dtype=np.float32)
-    names = [plot_text(part.name) for part in chosen]
+    names = [plot_text(_part_label(part.name)) for part in chosen]
     bars = go.Bar(
         orientation="h",
         x=values,
@@ -237,6 +237,16 @@ def contributions_bars(
     figure.update_yaxes(autorange="reversed", automargin=True, **_labelled(names))
     title = f"Who wrote ‘{found.token.text.strip()}’ (step {found.position})"
     return finish(figure, theme, height=130 + 24 * len(chosen), title=plot_text(shorten(title, 80)))
+
+
+def _part_label(name: str) -> str:
+    """A part as one says it: `decoder.1.mlp neuron 3` is `layer 1, feed-forward, neuron 3`."""
+    block, _, inside = name.partition(" ")
+    _, _, place = block.partition(".")
+    layer, _, kind = place.partition(".")
+    if not layer.isdecimal():
+        return {"embed": "embedding"}.get(place, name)
+    return ", ".join(filter(None, (f"layer {layer}", "feed-forward" if kind == "mlp" else kind, inside)))
 
 
 def chosen_components(found: Contributions, kinds: Sequence[str], most: int) -> list[Component]:

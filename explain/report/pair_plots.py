@@ -86,6 +86,7 @@ def shifts_figure(shifts: Sequence[HeadShift], *, theme: Theme = "light") -> go.
             "colorbar": {"title": {"text": "bits (0 = the same)", "side": "right"}, "tickformat": ".2~g"},
         }
     )
+    figure.update_annotations(font_size=13)
     return finish(figure, theme, height=170 + 40 * deepest, margin_top=44)
 
 

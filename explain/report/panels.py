@@ -81,11 +81,15 @@ def panels_figure(grids: Sequence[Grid], names: Sequence[str], *, theme: Theme =
             "cmax": limit,
             "colorscale": colours.colorscale("diverging", theme),
             "colorbar": {
-                "title": {"text": plot_text(shorten(grids[0].units, 60)), "side": "right"},
+                "title": {
+                    "text": plot_text(shorten(grids[0].units, 60)).replace(" of ", "<br>of "),
+                    "side": "right",
+                },
                 "tickformat": ".2~g",
             },
         }
     )
+    figure.update_annotations(font_size=13)
     return finish(figure, theme, height=150 + 40 * max(len(grid.rows) for grid in grids), margin_top=44)
 
 
