@@ -78,10 +78,10 @@ def serve(
     from dashboard.catalogue import Place, secrets
 
     place = Place(Path(runs).absolute(), tuple(Path(path).absolute() for path in models))
+    warm()  # before the address is said: who follows it finds a server that answers
     shown = f"[{host}]" if ":" in host else host
     terminal.say(f"explain dashboard: http://{shown}:{chosen} (runs in {place.runs}; Ctrl-C ends it)")
     app = st.App(Path(__file__).with_name("app.py"), secrets=secrets(place))
-    warm()
     app.run(config=server_config(host, chosen, headless))
 
 

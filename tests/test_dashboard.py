@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -426,3 +428,20 @@ def test_a_taken_port_is_refused(tmp_path):
 def test_a_model_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(FileError, match="no model folder"):
         serve(tmp_path, models=[tmp_path / "none"], headless=True)
+
+
+def test_libraries_that_stay_are_left_out_of_the_collections_after_every_click():
+    said = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import gc, sys; from dashboard.serve import warm; warm(); kept = gc.get_freeze_count();"
+            "print(kept, len(gc.get_objects()), 'torch' in sys.modules, 'streamlit' in sys.modules)",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    frozen, others, torch_is_in, streamlit_is_in = said.stdout.split()
+    assert int(frozen) > 100_000 > 10 * int(others)
+    assert (torch_is_in, streamlit_is_in) == ("True", "False")

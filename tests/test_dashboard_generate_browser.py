@@ -113,6 +113,15 @@ def test_a_slider_changes_the_bars_and_the_link(page, server):
     page.get_by_text("Entropy of step 1").wait_for()
 
 
+def test_how_sure_it_was_is_drawn_when_it_is_opened(page, server):
+    page.goto(link(server, step=1))
+    rows(page).first.wait_for()
+    page.get_by_text("How sure it was, token by token").click()
+    page.locator(".js-plotly-plot").nth(2).wait_for()
+    page.get_by_test_id("stDataFrame").wait_for()
+    rows(page).first.wait_for()  # the rest of the page stays
+
+
 def test_a_text_survives_a_change_of_how_it_decodes(page, server):
     page.goto(server.url)
     page.get_by_placeholder("Type or paste the text").fill(TEXT)
