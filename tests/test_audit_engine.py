@@ -6,11 +6,14 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 import explain
 from explain import terminal
@@ -22,6 +25,7 @@ from explain.audit.references import references_of
 from explain.cli import app
 from explain.errors import EmptyTextError, FileError, InputError, UnknownNameError
 from explain.training.data import Pair, digest, iter_table
+from tests.audits import DETECTORS, calibration
 from tests.models import WORDS
 
 FEW = {"max_new_tokens": 6}
@@ -142,16 +146,32 @@ def workers_of_ray() -> list[int]:
     return found
 
 
+@pytest.mark.skipif(find_spec("ray") is None, reason="the extra ray is not installed")
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "localhost:1"])
+def test_a_cluster_that_does_not_answer_is_refused_at_once(bart, tmp_path, monkeypatch, address):
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
+    with pytest.raises(InputError, match=f"no Ray cluster at {address}.*refused"):
+        explain.audit(bart, ["a cat"], generate=FEW, engine="ray", ray_address=address)
+
+
+@pytest.fixture
+def one_worker() -> Iterator[None]:
+    """As many threads as cores, so that Ray has room for one worker, which takes seconds to start."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds Ray's workers in /proc")
-def test_ray_gives_the_same_bytes_also_when_a_worker_is_killed(bart, tmp_path):
-    pytest.importorskip("ray", reason="the extra ray is not installed")
-    texts = sources(1_000)
-    options = {
-        "generate": FEW,
-        "policy": {"tests": {}},
-        "calibration": explain.calibrate(bart, sources(700), generate=FEW),
-    }
+@pytest.mark.skipif(find_spec("ray") is None, reason="the extra ray is not installed")
+def test_ray_gives_the_same_bytes_also_when_a_worker_is_killed(bart, tmp_path, capfd, one_worker):
+    texts = sources(320)
+    options = {"generate": FEW, "policy": {"tests": {}, "detectors": {key: {} for key in DETECTORS}}}
+    plain = explain.audit(bart, texts, folder=tmp_path / "plain", **options)
+    settings = {"forced": False, "generate": FEW}
+    options["calibration"] = calibration(bart, plain, settings, flagged=100)
     killed = []
 
     def kill_one(done: int, total: int) -> None:
@@ -160,10 +180,13 @@ def test_ray_gives_the_same_bytes_also_when_a_worker_is_killed(bart, tmp_path):
             os.kill(killed[0], signal.SIGKILL)
 
     local = explain.audit(bart, texts, folder=tmp_path / "local", **options)
+    capfd.readouterr()
     ray = explain.audit(bart, texts, folder=tmp_path / "ray", engine="ray", progress=kill_one, **options)
     assert killed
+    assert tuple(capfd.readouterr()) == ("", "")
     local.save(tmp_path / "local" / "audit.json", "made")
     ray.save(tmp_path / "ray" / "audit.json", "made")
+    assert len(local.findings) >= 100
     for name in (*TABLES, "audit.json"):
         assert (tmp_path / "local" / name).read_bytes() == (tmp_path / "ray" / name).read_bytes()
     assert not (tmp_path / "ray" / "shards" / "job").exists()

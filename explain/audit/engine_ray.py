@@ -13,14 +13,18 @@ the same bytes whoever measured it, and one that a worker did not finish is meas
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import shutil
+import socket
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -38,6 +42,9 @@ _JOB = "job"
 _MOST_TASKS = 10_000
 _STORE = 150 * 2**20
 """Bytes of the object store of a local cluster; what goes through it is small."""
+_LOG_LEVEL = "RAY_BACKEND_LOG_LEVEL"
+_PATIENCE = 10.0
+"""Seconds after which a cluster that does not answer counts as not there."""
 
 
 class _Worker:
@@ -177,12 +184,14 @@ def _room(threads: int, device: str) -> int:
 
 @contextmanager
 def _cluster(address: str | None) -> Iterator[None]:
-    """A connection to Ray: the caller's own where there is one, else one that ends with the block."""
+    """A connection to Ray: the caller's own where there is one, else one that ends with the block.
+
+    Ray says nothing of its own doings unless `RAY_BACKEND_LOG_LEVEL` is set.
+    """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {}
-    # Read when Ray is imported: nothing is sent anywhere, and its core keeps quiet about Ray's own doings.
+    # Read when Ray is imported: nothing is sent anywhere.
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if address == "local":
         # Its processes listen on the loopback address alone; the name is of the systems where that is usual.
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
@@ -193,15 +202,86 @@ def _cluster(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    _require_answer(address)
+    loud = _LOG_LEVEL in os.environ
+    if not loud:
+        options["logging_level"] = logging.ERROR
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
+        with _hushed(not loud):
+            ray.init(address=address, log_to_driver=loud, **options)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise InputError(f"there is no Ray cluster at {address}: {_last_line(error)}") from None
+        raise InputError(
+            f"there is no Ray cluster at {address} that takes this process: {_last_line(error)}; with "
+            f"{_LOG_LEVEL}=info it says more, and RAY_AUTH_MODE=token gives it the token that ray start made"
+        ) from None
+    try:
+        with nullcontext() if loud else redirect_stdout(_WithoutNews(sys.stdout)):
+            yield
+    finally:
+        # It ends by writing what it held back as repetitions.
+        with nullcontext() if loud else redirect_stdout(io.StringIO()):
+            ray.shutdown()
+
+
+class _WithoutNews:
+    """Standard output without what Ray's own thread writes there: that a worker died, and is replaced."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        if threading.current_thread().name == "ray_listen_error_messages":
+            return len(text)
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _require_answer(address: str) -> None:
+    """Refuse a HOST:PORT where nobody listens, which Ray itself would go on asking for many minutes.
+
+    Raises:
+        InputError: nobody answers there.
+    """
+    from ray.util import get_node_ip_address  # pyright: ignore[reportMissingImports]
+
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    # Ray asks this machine by the address that other machines know it by.
+    asked = get_node_ip_address() if host in ("127.0.0.1", "localhost") else host.strip("[]")
+    try:
+        socket.create_connection((asked, int(port)), timeout=_PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        at = address if asked == host else f"{address} (asked for at {asked}:{port})"
+        raise InputError(f"there is no Ray cluster at {at}: {error}") from None
+
+
+@contextmanager
+def _hushed(quiet: bool) -> Iterator[None]:
+    """What Ray's core writes to standard error while it starts, left out; it goes on at the level set here.
+
+    The core is not Python: it writes to the file descriptor, the first line before it looks at any level.
+    """
+    if not quiet:
+        yield
+        return
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.environ[_LOG_LEVEL] = "fatal"
+    os.dup2(nowhere, 2)
     try:
         yield
     finally:
-        ray.shutdown()
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+        del os.environ[_LOG_LEVEL]
 
 
 def _last_line(error: BaseException) -> str:
