@@ -71,6 +71,13 @@ class Both:
     shifts: tuple[HeadShift, ...]
     patterns: tuple[tuple[HeadShift, Tensor, Tensor], ...]
 
+    @property
+    def map_b_by_place(self) -> Attribution:
+        """B's map with A's tokens: where both are aligned, agreement is about places and not about names."""
+        return replace(
+            self.map_b, source_tokens=self.map_a.source_tokens, target_tokens=self.map_a.target_tokens
+        )
+
 
 def written(pair: Pair) -> Generation:
     """What B writes by itself."""
@@ -103,8 +110,6 @@ def explained(pair: Pair, output: str, method: str, tell: Callable[[int, int], N
     shifts: Sequence[HeadShift] = ()
     patterns = []
     if aligned:
-        # The places are the same, so B's tokens may carry A's names: agreement is about places.
-        map_b = replace(map_b, source_tokens=a.source_tokens, target_tokens=a.target_tokens)
         looks_a = first.capture(a, "*.pattern", dtype=torch.float32)
         with pair.changed() as second:
             looks_b = second.capture(b, "*.pattern", dtype=torch.float32)

@@ -36,6 +36,10 @@ def test_a_text_with_a_word_changed(runs, example):
     )
     assert not app.error
     assert {"compare_beside", "compare_strips"} <= keys(app)
+    (strips,) = (part for part in parts(app, "bidi_component") if part.key == "compare_strips")
+    shown = {strip["id"]: strip for strip in json.loads(strips.proto.json)["strips"]}
+    before, after = ([token["t"] for token in shown[f"source_{place}"]["tokens"]] for place in (0, 1))
+    assert [(a, b) for a, b in zip(before, after, strict=True) if a != b] == [("cat", "dog")]
     assert "strongest overlap by" in said(app)
     assert specs(app)[-2]["layout"]["coloraxis"]["cmin"] == 0
 

@@ -301,7 +301,8 @@ def _conditions(audit: Audit) -> None:
     _lines(tests)
     rest = [*open_ones[words.MOST_CHECKS :], *(row for row in others if row[0] == "passed" and open_ones)]
     if rest or (not open_ones and others):
-        with st.expander(f"The other {len(rest or others)} conditions", key="audit_conditions"):
+        which = "The other" if open_ones else "The"
+        with st.expander(f"{which} {plural(len(rest or others), 'condition')}", key="audit_conditions"):
             _lines(rest or others)
     for table in words.test_tables(audit):
         with st.expander(table.title, key=f"audit_{table.title}"), st.container(key=f"wide_{table.title}"):

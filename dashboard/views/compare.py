@@ -21,7 +21,7 @@ from explain.errors import ExplainError
 from explain.report import plots
 from explain.report.causal_plots import grid_figure
 from explain.report.facts import reading_help
-from explain.report.labels import array, mean, number, score_limit, token_label, whole_percent
+from explain.report.labels import array, block_label, mean, number, score_limit, token_label, whole_percent
 from explain.report.pair_plots import SHIFT_HELP, difference_grid, shifts_figure
 from explain.results import Attribution, Generation
 
@@ -237,7 +237,7 @@ def _maps(found: Both, pair: Pair, label: str, python: list[str]) -> None:
         )
     )
     if found.aligned:
-        _agreement(a, b, at)
+        _agreement(a, found.map_b_by_place, at)
     with st.expander("The whole maps", key="compare_maps"):
         for place, (each, column) in enumerate(zip((a, b), st.columns(2, gap="medium"), strict=True)):
             with column:
@@ -326,7 +326,9 @@ def _heads(found: Both, python: list[str]) -> None:
     st.pills(
         "Where does it look instead?",
         names,
-        format_func=lambda name: plain(f"{' · head '.join(name.rsplit('.', 1))} ({number(bits[name])} bits)"),
+        format_func=lambda name: plain(
+            f"{block_label(name)}, head {name.rsplit('.', 1)[1]} ({number(bits[name])} bits)"
+        ),
         **state.bind("shifted", shown=chosen),
     )
     shift, a, b = found.patterns[names.index(chosen)]

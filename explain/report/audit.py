@@ -529,9 +529,10 @@ def how_sure(audit: Audit, flags: Sequence[Flag]) -> str:
     chance = least * audit.flagged.n
     others = f"; {plural(len(flags), 'detector')} of {len(audit.detectors)} flag it" if len(flags) > 1 else ""
     about = "less than one" if chance < 0.95 else f"about {round(chance)}"
+    p = f"p < {_p(least)[1:]}" if _p(least).startswith("<") else f"p = {_p(least)}"
     return (
-        f"At most {percent(least)} of clean outputs are as strange to the surest of its detectors (p = "
-        f"{_p(least)}), so among {audit.flagged.n:,} clean ones {about} would be{others}."
+        f"At most {percent(least)} of clean outputs are as strange to the surest of its detectors ("
+        f"{p}), so among {audit.flagged.n:,} clean ones {about} would be{others}."
     )
 
 
