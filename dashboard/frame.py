@@ -57,7 +57,7 @@ def style() -> None:
         '[class*="st-key-map_"],[class*="st-key-wide_"]{animation:fade linear;'
         "animation-timeline:scroll(self inline)}}}"
         ".stMainBlockContainer h1{font-size:1.65rem;font-weight:650;padding:.2rem 0 .3rem}"
-        ".stMainBlockContainer h2{font-size:1.12rem;font-weight:620;padding:.9rem 0 .1rem}"
+        ".stMainBlockContainer h2{font-size:1.12rem;font-weight:620;padding:.9rem 0 .4rem}"
         '[class*="st-key-paler_"]{opacity:.62;transition:opacity .15s}'
         '[class*="st-key-paler_"]:hover,[class*="st-key-paler_"]:focus-within{opacity:1}'
         ".st-key-jobs button{min-height:0;padding:.1rem 0}"

@@ -305,8 +305,9 @@ def _conditions(audit: Audit) -> None:
         with st.expander(f"{which} {plural(len(rest or others), 'condition')}", key="audit_conditions"):
             _lines(rest or others)
     for table in words.test_tables(audit):
-        with st.expander(table.title, key=f"audit_{table.title}"), st.container(key=f"wide_{table.title}"):
-            _table(table.columns, table.rows)
+        with st.expander(table.title, key=f"audit_{table.title}"):
+            with st.container(key=f"wide_{table.title}"):
+                _table(table.columns, table.rows)
             st.caption(plain(table.caption))
 
 

@@ -30,8 +30,8 @@ def detectors_figure(audit: Audit, *, theme: Theme = "light") -> go.Figure:
     figure = go.Figure()
     more = [item.rate < part.low for _, item, part in found]
     for beyond, symbol, name, colour in (
-        (True, "diamond", "more than allowed", colours.WRONG[theme]),
-        (False, "circle", "as allowed", colours.ACCENT[theme]),
+        (True, "diamond", "flagged, more than allowed", colours.WRONG[theme]),
+        (False, "circle", "flagged, no more than allowed", colours.ACCENT[theme]),
     ):
         rows = [(i, *row) for i, row in enumerate(found) if more[i] is beyond]
         figure.add_trace(
