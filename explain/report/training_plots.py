@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from explain.report.plot_style import finish
 
 Records = Sequence[dict[str, Any]]
 _SPREAD = 50
-"""Largest of a norm over its least, up to which its axis has marks within a decade."""
+"""Largest of a norm over its least, up to which its axis has marks within decades."""
 
 
 def rate_curve(records: Records, *, theme: Theme = "light") -> go.Figure:
@@ -51,9 +52,17 @@ def norm_curve(records: Records, *, clip: float = 0.0, theme: Theme = "light") -
     if clip > 0:
         drawn.add_hline(y=clip, line={"color": colours.MUTED[theme], "width": 1, "dash": "dash"})
     drawn.update_xaxes(title_text="training step")
-    spread = float(norms[kept].max() / norms[kept].min()) if kept.any() else 1.0
-    drawn.update_yaxes(title_text="gradient norm (log)", type="log", dtick="D2" if spread < _SPREAD else 1)
+    drawn.update_yaxes(title_text="gradient norm (log)", type="log", **_marks(norms[kept]))
     return finish(drawn, theme, height=240)
+
+
+def _marks(norms: np.ndarray) -> dict[str, Any]:
+    """Marks of a logarithmic axis: every decade, or 1, 2 and 5 of each where there are few."""
+    if not norms.size or norms.max() > _SPREAD * norms.min():
+        return {"dtick": 1}
+    decades = range(math.floor(math.log10(norms.min())), math.ceil(math.log10(norms.max())) + 1)
+    values = [digit * 10.0**decade for decade in decades for digit in (1, 2, 5)]
+    return {"tickvals": values, "ticktext": [f"{value:g}" for value in values]}
 
 
 def _line(steps: np.ndarray, values: np.ndarray, name: str, form: str, theme: Theme) -> go.Scatter:
