@@ -12,7 +12,7 @@ import streamlit as st
 from dashboard.components.picture import picture
 from dashboard.labels import plain
 from explain.errors import ExplainError
-from explain.report.colours import INK, LINE, MUTED, PAGE, Theme
+from explain.report.colours import ACCENT, INK, LINE, MUTED, PAGE, Theme
 from explain.report.figure_files import figure_page, figure_table
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def style() -> None:
         ".stMainBlockContainer h2{font-size:1.12rem;font-weight:620;padding:.9rem 0 .4rem}"
         '[class*="st-key-paler_"]{opacity:.62;transition:opacity .15s}'
         '[class*="st-key-paler_"]:hover,[class*="st-key-paler_"]:focus-within{opacity:1}'
+        f'[data-testid="stSidebarNavLink"]:focus-visible{{outline:2px solid {ACCENT[theme()]}}}'
         ".st-key-jobs button{min-height:0;padding:.1rem 0}"
         ".st-key-answer p{font-size:1.12rem;font-weight:560;line-height:1.5}"
         f".stMainBlockContainer hr{{border-color:{LINE[theme()]}}}"

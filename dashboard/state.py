@@ -41,6 +41,7 @@ class View:
         level: what the scores are between: `token`, `word` or `sentence`.
         options: the method's own settings as JSON, empty for the defaults.
         run: run folder shown on the training page.
+        part: what is shown of it there: `curves`, `outputs`, `story` or `kept`.
         card: method whose trust card is shown; empty for the most trusted one.
         data: what an evaluation is to be made on (see `dashboard.evaluations.sources`); empty for the first.
         count: how many outputs it is to explain.
@@ -86,6 +87,7 @@ class View:
     level: str = "token"
     options: str = ""
     run: str = ""
+    part: str = "curves"
     card: str = ""
     data: str = ""
     count: int = 50

@@ -157,14 +157,8 @@ def _of_run(run: Run) -> dict[str, Shot]:
     if kind == "compare":
         found[f"{run.name}-compare"] = Shot(_link("compare", run=run.name, changed="models"))
     if kind == "train":
-        for part in ("Curves", "Outputs", "Files"):
-            found[f"{run.name}-train-{part.lower()}"] = Shot(
-                _link("train", run=run.name), lambda page, part=part: _press(page, part)
-            )
-        if has_story(run):
-            found[f"{run.name}-train-story"] = Shot(
-                _link("train", run=run.name), lambda page: _press(page, "Explanations")
-            )
+        for part in ("curves", "outputs", "kept", *(("story",) if has_story(run) else ())):
+            found[f"{run.name}-train-{part}"] = Shot(_link("train", run=run.name, part=part))
     return found
 
 
@@ -174,10 +168,6 @@ def nothing() -> dict[str, Shot]:
 
 
 # ---- what is clicked -------------------------------------------------------------------------------------
-
-
-def _press(page: Page, label: str) -> None:
-    page.get_by_role("radio", name=label).click()
 
 
 def _branch(page: Page) -> None:

@@ -122,7 +122,7 @@ def test_outputs_are_leafed_through_by_evaluation(tmp_path):
         row = {"source": "a cat", "target": "un chat", "output": output}
         run.append({"kind": "evaluation", "step": step, "loss": 1.0, "exact_match": 0.0, "samples": [row]})
     app = open_page(tmp_path, "train", run="live")
-    app.segmented_control(key="run_part").set_value("outputs").run()
+    app.segmented_control(key="view_part").set_value("outputs").run()
     assert app.table[0].value.iloc[0].tolist() == ["✓", "a cat", "un chat", ""]
     app.select_slider(key="run_tried_live").set_value(6).run()
     assert app.table[0].value.iloc[0].tolist() == ["", "a cat", "un", "un chat"]
@@ -135,7 +135,7 @@ def test_checkpoints_and_the_best_model_are_listed(tmp_path):
     (run.path / "checkpoints" / "checkpoint-6" / "optimizer.pt").write_bytes(b"0" * 2_000_000)
     (run.path / "checkpoints" / ".writing").mkdir()
     app = open_page(tmp_path, "train", run="live")
-    app.segmented_control(key="run_part").set_value("kept").run()
+    app.segmented_control(key="view_part").set_value("kept").run()
     rows = app.dataframe[0].value
     assert rows["folder"].tolist() == ["model", "checkpoint-6"]
     assert rows["step"].tolist() == ["4", "6"]

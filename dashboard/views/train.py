@@ -124,14 +124,13 @@ def _run(place: Place, run: Run) -> None:
         _bar(records, now)
     _numbers(records, manifest)
     offered = [part for part in PARTS if part != "story" or train_story.exists(run)]
+    wanted = state.current().part
     part = st.segmented_control(
         "What to look at",
         offered,
-        default=offered[0],
         format_func=lambda name: PARTS[name],
-        key="run_part" if len(offered) < len(PARTS) else "run_part_story",
         label_visibility="collapsed",
-        persist_state="session",
+        **state.bind("part", shown=wanted if wanted in offered else offered[0]),
     )
     if part == "outputs":
         _samples(run.name, records)
