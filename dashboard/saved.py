@@ -138,6 +138,15 @@ def _result(kind: str, found: Any) -> str:
         methods = found.get("methods")
         used = f", {plural(len(methods), 'method')}" if isinstance(methods, list) else ""
         return f"{plural(count, 'output')}{used}"
+    if kind == "compress" and isinstance(match, (int, float)):
+        before = found.get("exact_match_before")
+        was = f", {whole_percent(float(before))} before" if isinstance(before, (int, float)) else ""
+        return f"{whole_percent(float(match))} exactly right{was}"
+    if kind == "compare" and isinstance(count, int):
+        alarm = found.get("alarm")
+        return (
+            f"{'no answer' if alarm is None else 'alarm' if alarm else 'no alarm'}, {plural(count, 'output')}"
+        )
     return " · ".join(_pairs(found)[:2])
 
 

@@ -101,6 +101,21 @@ def test_a_training_leads_to_its_pages_and_an_evaluation_to_trust(tmp_path):
     assert app.session_state["explain_view"].model == "tiny"
 
 
+@pytest.mark.parametrize(
+    ("kind", "result", "said"),
+    [
+        ("compare", {"alarm": False, "examples": 10}, "no alarm, 10 outputs"),
+        ("compare", {"alarm": None, "examples": 1}, "no answer, 1 output"),
+        ("compress", {"exact_match": 0.5, "exact_match_before": 1.0}, "50 % exactly right, 100 % before"),
+        ("compress", {"exact_match": None, "chrf": 80.25}, "chrf 80.250"),
+    ],
+)
+def test_a_result_is_said_in_words(tmp_path, kind, result, said):
+    Run.create(tmp_path / "made", kind=kind).update(state="done", result=result)
+    (row,) = shelf(open_page(tmp_path, "runs"))
+    assert row["result"].replace("\u00a0", " ") == said
+
+
 def test_kinds_are_filtered(tmp_path):
     save_run(tmp_path, "tiny")
     Run.create(tmp_path / "page", kind="report").update(state="done")

@@ -210,11 +210,12 @@ def _away(place: Place, item: Saved) -> None:
             offered.append(
                 ("Everything (ZIP)", f"{item.name}.zip", "application/zip", lambda: pack(item.run))
             )
-        for path, label, mime in (
-            *((path, "Page (HTML)", "text/html") for path in item.pages),
-            *((path, "Data (JSON)", "application/json") for path in item.data),
+        for paths, label, mime in (
+            (item.pages, "Page (HTML)", "text/html"),
+            (item.data, "Data (JSON)", "application/json"),
         ):
-            offered.append((label, path.name, mime, path.read_bytes))
+            for path in paths:  # several of a kind are told apart by their names
+                offered.append((label if len(paths) == 1 else path.name, path.name, mime, path.read_bytes))
         for label, file, mime, make in offered:
             st.download_button(
                 label,
