@@ -3,7 +3,8 @@
 First the audit runs undisturbed. Then it is started in a new folder, killed with kill -9 and resumed, until
 it ends; its files are compared byte for byte, and the next one begins, until `--kills` are reached. Kills
 strike at uniformly random moments from the start to the first four shards, or to the end where all shards are
-there; every third waits, from such a moment on, until a file is being written, and strikes then.
+there; every second of them not before the first new shard is due, or most would strike while the model is
+opened; every third waits, from such a moment on, until a file is being written, and strikes then.
 
 Every start is a process of its own, forked from one that has imported the libraries and done nothing else, so
 that a hundred of them take minutes.
@@ -165,7 +166,9 @@ def disturbed(
     while True:
         resumed = (folder / OUT / "run.json").exists()
         before, left = shards_of(folder), set(half_written(folder))
-        moment, writing = dice.uniform(0, pace.window(pace.shards - before)), kills.count % 3 == 2
+        missing, writing = pace.shards - before, kills.count % 3 == 2
+        earliest = pace.start if missing and kills.count % 2 else 0.0
+        moment = dice.uniform(earliest, pace.window(missing))
         if kills.count >= most or idle == 3:
             moment = math.inf
         child = start(folder, [*words, *(["--resume"] if resumed else [])])

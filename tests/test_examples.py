@@ -109,6 +109,16 @@ def test_which_method_to_believe(folder, tmp_path, monkeypatch):
     assert "evaluation.json" in said
 
 
+def test_which_outputs_not_to_trust(folder, tmp_path):
+    texts = "\n".join(["source\ttarget", *(f"{TEXT}\t" if i else "a bird\t" for i in range(4))])
+    (tmp_path / "texts.tsv").write_text(texts, encoding="utf-8")
+    data = tmp_path / "texts.tsv"
+    said = run("which_outputs_not_to_trust.py", folder, data, data, tmp_path / "audit")
+    assert said.startswith("uncalibrated: ")  # four clean outputs are no calibration
+    assert "repetition: " in said
+    assert (tmp_path / "audit" / "audit.json").is_file()
+
+
 def test_what_a_neuron_likes(folder, tmp_path):
     (tmp_path / "texts.txt").write_text("\n".join([TEXT, "a bird", "the old house"] * 4), encoding="utf-8")
     said = run("what_a_neuron_likes.py", folder, tmp_path / "texts.txt")
