@@ -2,8 +2,8 @@
 
 Usage: python examples/which_outputs_not_to_trust.py MODEL CLEAN TEXTS FOLDER
 
-CLEAN is a data file whose outputs are known to be sound, or the name of a task: without 500 of them scores are
-shown and there is no verdict. TEXTS is what to audit.
+CLEAN is a data file whose outputs are known to be sound, or the name of a task: without 500 of them scores
+are shown and there is no verdict. TEXTS is what to audit.
 """
 
 import sys
