@@ -37,7 +37,7 @@ from explain.training import jobs
 from explain.training.batches import Batches
 from explain.training.checkpoints import last_checkpoint
 from explain.training.config import TrainConfig, open_run
-from explain.training.crew import Parts
+from explain.training.crew import Parts, together
 from explain.training.train import _Job, train
 from tests.models import network, tokenizer
 
@@ -360,20 +360,91 @@ def test_a_tracker_that_is_not_installed_is_named(options, tmp_path, monkeypatch
     assert not (tmp_path / "run").exists()
 
 
-def test_trackers_hear_of_every_record(options, tmp_path, monkeypatch):
+def reporting_to(options, tracker, monkeypatch):
+    """Options that report to a tracker, as if it were installed."""
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "mlflow", tracker)
+    monkeypatch.setattr("explain.training.config.TRACKERS", {"mlflow": ("json",)})
+    return dataclasses.replace(options, steps=4, report_to=("mlflow",))
+
+
+def test_trackers_hear_of_every_record_and_then_of_the_end(options, tmp_path, monkeypatch, capsys):
     heard: list[tuple[int, dict[str, float]]] = []
 
     class Tracker(TrainerCallback):
         def on_log(self, args, state, control, logs=None, **kwargs):
             heard.append((state.global_step, logs or {}))
 
-    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "wandb", Tracker)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
-    config = dataclasses.replace(options, steps=4, report_to=("wandb",))
+        def on_train_end(self, args, state, control, **kwargs):
+            heard.append((state.global_step, {"end": 1.0}))
+
+    config = reporting_to(options, Tracker, monkeypatch)
     train(config, open_run(config, tmp_path / "run"))
     losses = [logs["loss"] for _, logs in heard if "grad_norm" in logs]
     assert len(losses) >= 2
     assert [step for step, logs in heard if "eval_exact_match" in logs] == [1, 2, 3, 4]
+    assert "test_exact_match" in heard[-2][1]
+    assert [logs for _, logs in heard if "end" in logs] == [heard[-1][1]]
+    assert capsys.readouterr().out == ""
+
+
+class Failing(TrainerCallback):
+    """A tracker that cannot do what `event` asks of it."""
+
+    event = ""
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.fail("begin")
+
+    def on_log(self, args, state, control, **kwargs):
+        self.fail("log")
+
+    def fail(self, event):
+        if event == self.event:
+            raise OSError(f"no {event}: the store is gone\nand much more")
+
+
+def test_a_tracker_that_cannot_begin_is_one_clear_line(options, tmp_path, monkeypatch):
+    config = reporting_to(options, type("Tracker", (Failing,), {"event": "begin"}), monkeypatch)
+    run = open_run(config, tmp_path / "run")
+    with pytest.raises(
+        TrainingError, match=r"^--report-to mlflow cannot begin: OSError: no begin: the store is gone$"
+    ):
+        train(config, run)
+    assert run.state == "failed"
+    without = dataclasses.replace(config, report_to=())
+    train(without, open_run(without, run.path))  # nothing was trained, so the folder is free
+    assert run.state == "done"
+
+
+def test_a_tracker_that_fails_on_the_way_ends_no_training(options, tmp_path, monkeypatch):
+    config = reporting_to(options, type("Tracker", (Failing,), {"event": "log"}), monkeypatch)
+    run = open_run(config, tmp_path / "run")
+    train(config, run)
+    assert run.state == "done"
+    said = [line for line in run.log_tail() if "mlflow hears no more" in line]
+    assert len(said) == 1
+    assert said[0].endswith("OSError: no log: the store is gone")
+
+
+@pytest.mark.parametrize(
+    ("processes", "reason", "error", "message"),
+    [
+        (
+            "2",
+            "[gloo/pair.cc] Connection reset by peer",
+            TrainingError,
+            "another process of this run has ended",
+        ),
+        ("2", "the weights are of another shape", RuntimeError, "another shape"),
+        ("1", "[gloo/pair.cc] Connection reset by peer", RuntimeError, "Connection reset"),
+    ],
+)
+def test_a_process_that_others_wait_for_in_vain_is_said_clearly(
+    monkeypatch, processes, reason, error, message
+):
+    monkeypatch.setenv("WORLD_SIZE", processes)
+    with pytest.raises(error, match=message), together():
+        raise RuntimeError(reason)
 
 
 # ---- what goes wrong ------------------------------------------------------------------------------------

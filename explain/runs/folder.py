@@ -379,8 +379,13 @@ class Run:
         raise RunError(f"{self.path} holds a {manifest.get('kind')} run already ({state}); {advice}")
 
     def _empty(self) -> bool:
-        """Whether the folder holds nothing of a run's work."""
-        return all(path.name in STEERING or path.name.startswith(".") for path in self.path.iterdir())
+        """Whether the folder holds nothing of a run's work; empty files and folders are nothing."""
+        return all(
+            path.name in STEERING
+            or path.name.startswith(".")
+            or (not any(path.iterdir()) if path.is_dir() else not path.stat().st_size)
+            for path in self.path.iterdir()
+        )
 
 
 @contextlib.contextmanager

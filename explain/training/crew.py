@@ -6,15 +6,19 @@ another: the step is the same however many there are, up to the rounding of sums
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
 from torch.utils.data import Dataset
 
+from explain.errors import TrainingError
 from explain.runs.follower import world
 from explain.training.batches import IGNORED, Batches
+
+_CONNECTIONS = ("gloo", "nccl")
 
 WEIGHT = "weight"
 """Name, in a batch, of the share of its step's target tokens that it holds."""
@@ -27,6 +31,23 @@ def summed(values: Sequence[float], device: torch.device) -> list[float]:
     tensor = torch.tensor(values, dtype=torch.float64, device=device)
     distributed.all_reduce(tensor)
     return tensor.tolist()
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Say clearly when another process of the run has ended, whatever the connection to it calls that.
+
+    Raises:
+        TrainingError: it has.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if world() == 1 or not any(word in str(error).lower() for word in _CONNECTIONS):
+            raise
+        raise TrainingError(
+            "another process of this run has ended; resume the run with the launcher that began it"
+        ) from None
 
 
 class Parts(Dataset):

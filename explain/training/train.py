@@ -21,16 +21,16 @@ from explain.runs import JobStopped, Run
 from explain.runs.follower import rank
 from explain.training.checkpoints import check_identity, last_checkpoint, step_of, writing
 from explain.training.config import CHECKPOINTS, TrainConfig, merge
-from explain.training.crew import summed
+from explain.training.crew import summed, together
 from explain.training.loop import Loop, Shaping
 from explain.training.prepare import plan, prepare
 from explain.training.recipes import Recipe
 from explain.training.record import LiveRecord, Progress
 from explain.training.scoring import Encoded, Scores, score
+from explain.training.trackers import close, guard
 from explain.training.watch import Watch, undisturbed
 
 MODEL = "model"
-TENSORBOARD = "tensorboard"
 SAMPLE = 100
 """Number of validation pairs that are scored while training goes on."""
 
@@ -95,8 +95,11 @@ def learn(
         Everything that `train` raises.
     """
     job = _Job(config, run, progress, recipe, shaping, watch, manifest or {})
-    job.learn()
-    return job.finish()
+    try:
+        job.learn()
+        return job.finish()
+    finally:
+        close(job.loop)
 
 
 class _Job:
@@ -141,9 +144,7 @@ class _Job:
             identity=self.identity,
             report_to=config.report_to,
         )
-        for tracker in self.loop.callback_handler.callbacks:
-            if type(tracker).__name__ == "TensorBoardCallback":
-                tracker.logging_dir = str(run.path / TENSORBOARD)
+        guard(self.loop, run)
         self.loop.add_callback(self.record)
         self.record.loop = self.loop
 
@@ -219,7 +220,7 @@ class _Job:
             KeyboardInterrupt: the same, by Ctrl-C or a termination signal.
         """
         if not self.exhausted:
-            with self.record.interrupt.heeded():
+            with self.record.interrupt.heeded(), together():
                 self.loop.train(resume_from_checkpoint=str(self.checkpoint) if self.checkpoint else None)
             self.reached = self.loop.state.global_step
         if not self.record.stopped:
