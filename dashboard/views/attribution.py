@@ -35,6 +35,8 @@ from explain.report.labels import (
 from explain.report.levels import at_level, columns_of, fits, fitted, groups_at, levels_of
 from explain.results import Attribution, Generation
 
+LEAST = 5e-5
+"""Scores below this would stand as 0 in the table."""
 STRONGEST = 8
 ALTERNATIVES = 5
 
@@ -377,9 +379,9 @@ def _heading(found: Attribution, at: int) -> str:
 
 def _table(found: Attribution, at: int, heading: str) -> None:
     st.markdown(f"**{plain(heading)}**")
-    rows = [row for row in found.top(at, STRONGEST) if row[2] != 0]
+    rows = [row for row in found.top(at, STRONGEST) if abs(row[2]) >= LEAST]
     if not rows:
-        st.caption("Nothing: every score of it is 0.")
+        st.caption("Nothing: every score is 0, or next to it.")
         return
     tokens = {"source": found.source_tokens, "prefix": found.target_tokens}
     noun = "token" if found.level == "span" else found.level

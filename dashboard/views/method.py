@@ -63,7 +63,7 @@ def ask(kept: Kept | None = None) -> Asked:
     name = view.method if view.method in names else names[0]
     method = REGISTRY.get(name)
     with st.container(border=True):
-        one, beside, two, three, four = st.columns([11, 9, 7, 6, 5], vertical_alignment="bottom")
+        one, beside, two, three, four = st.columns([12, 7, 8, 6, 5], vertical_alignment="bottom")
         one.selectbox(
             "Method",
             names,
@@ -117,7 +117,7 @@ def _second(column: Any, name: str, names: list[str], kept: Kept | None) -> Meth
     column.selectbox(
         "Beside it",
         ["", *(item for item in names if item != name)],
-        format_func=lambda item: trust_card.marked(title(item), item, kept) if item else "no second method",
+        format_func=lambda item: trust_card.marked(title(item), item, kept) if item else "no other",
         help="A second method on the same output, with its own defaults: where two unlike methods agree, "
         "both are easier to believe.",
         **state.bind("second", shown=shown),
@@ -146,7 +146,7 @@ def _contrast(column: Any, asks: list[Method]) -> None:
     column.text_input(
         "Rather than",
         max_chars=200,
-        placeholder="another word or output",
+        placeholder="another word",
         help="A foil: why this rather than that? One token stands against every output token, a longer text "
         "is aligned by position.",
         **state.bind("contrast", foil=-1),
