@@ -125,7 +125,7 @@ def _shape(
     frame.figure(
         lens_steps(lens, step, theme=frame.theme()),
         _settled(lens, step, side),
-        key="wide_lens_step",
+        key="lens_step",
         alt=f"Lines: probability of ‘{token_label(lens.target_tokens[step])}’ at each layer of the {side}",
         data=lens.to_frame,
         python=snippets.shown(lines, [name], f"lens_steps(lens, {step})", "panels"),

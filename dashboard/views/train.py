@@ -56,7 +56,7 @@ def page() -> None:
     with st.expander("New run", expanded=not runs, icon=":material/add:"):
         new_run.form(place)
     if not runs:
-        frame.empty("No runs yet", f"What you start appears here, and as a folder in {place.runs}.")
+        st.caption(plain(f"What you start appears here, and as a folder in {place.runs}."))
         return
     live = any(run.state in LIVE for run in runs)
     st.fragment(_board, run_every=EVERY if live else None)(place, live)
