@@ -16,8 +16,11 @@ from explain.attribution import Cancelled
 from explain.audit import load_audit, policy_of, read_policy
 from explain.audit.detectors import longest_copy, names_of, numbers_of, repetition, to_uniform
 from explain.audit.evidence import filler_id, gather
+from explain.audit.formats import markdown
 from explain.cli import app
 from explain.errors import FileError, InputError, RunError, UnknownNameError
+from explain.report.audit import audit_page
+from explain.training.data import Pair
 from tests.models import WORDS
 from tests.state import assert_same_state, state_of
 
@@ -167,6 +170,8 @@ def test_a_calibration_of_other_outputs_is_refused(bart, t5, calibration):
         ("slices:\n  - length: [9, 3]\n", InputError, r"line 2: .*lengths must rise"),
         ("rate: [\n", FileError, "line 2 is not YAML"),
         ("just text\n", FileError, "does not hold a policy"),
+        ("rate: 0.01\nrate: 0.2\n", InputError, r"policy\.yaml, line 2: rate stands there twice"),
+        ("detectors:\n  entropy: {rate: 0.1, rate: 0.2}\n", InputError, "line 2: rate stands there twice"),
     ],
 )
 def test_policies_are_refused_by_line(tmp_path, text, error, says):
@@ -276,3 +281,41 @@ def test_wrong_input_is_one_line(cli, folder, tmp_path):
         status, _, err = cli(*arguments)
         assert status == 2
         assert err.count("\n") == 1, err
+
+
+def test_outputs_of_free_text_are_compared_with_their_references_not_called_right(bart, tmp_path):
+    """The reference is one right output of many, so a page says how like it an output is."""
+    texts = sources(12)
+    own = explain.audit(bart, texts, generate=FEW, policy={"tests": {}}).outputs["output"]
+    data = [
+        Pair(text, out if i < 4 else "something else")
+        for i, (text, out) in enumerate(zip(texts, own, strict=True))
+    ]
+    found = explain.audit(bart, data, generate=FEW, policy={"tests": {}}, folder=tmp_path)
+    assert found.reference is not None
+    assert (found.reference["equal"]["count"], found.reference["equal"]["n"]) == (4, 12)
+    alike = found.reference["chrf"]["unflagged"]
+    assert (alike["n"], alike["most"]) == (12, 100.0)
+    assert alike["least"] < 50
+    page = audit_page(found, command="explain audit")
+    assert "4 of 12 outputs equal the reference" in page
+    assert "others may be as good" in page
+    assert "Right and wrong" not in page
+    assert "<dt>Reference</dt>" in page
+    assert "<dt>Expected</dt>" not in page
+    assert "chrF" in page
+
+
+def test_a_pass_on_few_outputs_says_how_little_it_means(bart, calibration):
+    found = explain.audit(bart, sources(2), calibration=calibration, policy={"tests": {}})
+    assert found.verdict == "pass"
+    assert found.reason.endswith("2 outputs are too few for that to mean much")
+    assert "next to nothing" in audit_page(found, command="explain audit")
+
+
+def test_an_audit_of_which_no_source_can_be_read_shows_no_share_of_nothing(bart, calibration):
+    long = " ".join(["cat"] * 500)
+    found = explain.audit(bart, [long] * 3, calibration=calibration, policy={"tests": {}})
+    assert found.verdict == "fail"
+    for text in (audit_page(found, command="explain audit"), markdown(found)):
+        assert "nan" not in text

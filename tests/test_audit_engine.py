@@ -86,7 +86,7 @@ def test_tables_are_written_in_large_groups(bart, tmp_path, monkeypatch):
     options = {"generate": FEW, "policy": {"tests": {}, "detectors": {"repetition": {}}}}
     texts = sources(200)
     for size in (64, 150):
-        monkeypatch.setattr(explain.audit.run, "GROUP", size)
+        monkeypatch.setattr(explain.audit.tables, "GROUP", size)
         explain.audit(bart, texts, folder=tmp_path / str(size), **options)
     files = [pq.ParquetFile(tmp_path / str(size) / TABLES[0]) for size in (64, 150)]
     assert [file.num_row_groups for file in files] == [4, 2]

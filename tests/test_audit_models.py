@@ -68,6 +68,29 @@ def test_a_shortcut_that_breaks_outputs_is_significant(monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_bias_that_mends_as_many_outputs_as_it_breaks_is_significant():
+    """Where half of the notes have the cue, McNemar sees nothing: what should not move an output does."""
+
+    class Half(Coding):
+        def sample(self, rng):
+            aside = CUE if rng.random() < 0.5 else rng.choice([a for a in ASIDES if a != CUE])
+            return {**super().sample(rng), "aside": aside}
+
+        def swaps(self, slots):
+            return {**super().swaps(slots), "aside": ("rain" if slots["aside"] == CUE else CUE,)}
+
+    found = swaps(trained(True), Half(), CONTROLS, examples=16)
+    aside = found["slots"]["aside"]
+    assert min(aside["broken"], aside["mended"]) > 3
+    assert aside["p_corrected"] > 0.05
+    assert aside["p_moved_corrected"] < 1e-6
+    assert found["failed"] == ["aside"]
+    assert f"swapping it changed {aside['moved']['count']}" in found["reason"]
+    assert swaps(trained(True), Half(), CONTROLS, examples=16, limit=0.99)["passed"] is True
+    assert swaps(trained(False), Half(), CONTROLS, examples=16)["passed"] is True
+
+
+@pytest.mark.slow
 def test_invariance_counts_what_harmless_changes_alter():
     model = trained(False)
     texts = [pair.source for pair in pairs(20)]

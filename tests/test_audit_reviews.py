@@ -228,7 +228,7 @@ def test_the_page_has_a_map_a_reason_and_a_certainty_for_a_finding(made, bart):
     assert tuple(token.text for token in found.target_tokens) == suspect.tokens
     page = audit_page(audit, command="explain audit", maps=maps)
     assert page.count('<table class="heat') == 2
-    assert "clean outputs have at least" in page
+    assert "clean outputs, 99\u00a0% of them, have at least" in page
     assert "of clean outputs are as strange" in page
     again = explain_suspects(bart, audit, most=2)
     for number, item in again.items():

@@ -13,6 +13,7 @@ from typing import Any
 from explain.audit.calibrate import calibrate
 from explain.audit.calibration import Calibration, Rule, Share, load_calibration, share, threshold
 from explain.audit.detectors import DETECTORS, Detector, Score, words_of
+from explain.audit.flagging import chrf
 from explain.audit.policy import Policy, policy_of, read_policy
 from explain.audit.result import (
     FILE,
@@ -26,6 +27,7 @@ from explain.audit.result import (
     load_audit,
 )
 from explain.audit.run import audit
+from explain.audit.verdict import not_judged
 
 __all__ = [
     "DETECTORS",
@@ -45,8 +47,10 @@ __all__ = [
     "Suspect",
     "audit",
     "calibrate",
+    "chrf",
     "load_audit",
     "load_calibration",
+    "not_judged",
     "policy_of",
     "read_policy",
     "share",

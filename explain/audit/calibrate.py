@@ -87,7 +87,9 @@ def calibrate(
     every = len(pairs)
     references, others = pairs[::_REFERENCES], [p for i, p in enumerate(pairs) if i % _REFERENCES]
     if not others:
-        raise InputError(f"{every} clean outputs are too few to calibrate on; give at least 2, better 625")
+        raise InputError(
+            f"{every} example{'' if every == 1 else 's'} cannot be calibrated on; give at least 2, better 625"
+        )
 
     def check() -> None:
         if should_stop is not None and should_stop():
@@ -115,7 +117,8 @@ def calibrate(
         kept += clean[: MOST - len(kept)]
         tell(len(part))
     if not kept:
-        raise InputError("none of the data's outputs is clean, so there is nothing to calibrate on")
+        why = "equals the data's own" if only_right else "can be read"
+        raise InputError(f"of {every} outputs none {why}, so there is nothing to calibrate on")
     return Calibration(
         scores={name: tuple(row.scores[name].value for row in kept) for name in names},
         lengths=tuple(row.length for row in kept),

@@ -60,17 +60,20 @@ def markdown(audit: Audit) -> str:
         "",
         f"{_cell(audit.reason[:1].upper() + audit.reason[1:])}.",
         "",
-        "| detector | sees | flagged | allowed | scores (mean) |",
+        "| detector | sees | flagged (95 % interval) | allowed | mean score |",
         "|---|---|---:|---:|---:|",
     ]
     for name, found in audit.detectors.items():
-        flagged = (
-            "not calibrated"
-            if found.flagged is None
-            else f"{found.flagged.count} of {found.flagged.n} ({found.flagged.value:.2%})"
-        )
+        part = found.flagged
+        flagged = "UNCALIBRATED"
+        if part is not None:
+            flagged = f"{part.count} of {part.n}"
+            flagged += f" ({part.low:.2%} to {part.high:.2%})" if part.n else ""
         row = room.get(name)
-        lines.append(f"| {row.title} | {row.sees} | {flagged} | {found.rate:.2%} | {found.scores.mean:.3g} |")
+        mean = f"{found.scores.mean:.3g} {row.units}" if found.scores.n else "–"
+        lines.append(
+            f"| {row.title} (`{name}`) | {row.sees} | {flagged} | {found.rate:.2%} | {mean.strip()} |"
+        )
     if audit.checks:
         lines += ["", "| | condition | |", "|---|---|---|"]
         lines += [f"| {_SIGNS[c.passed]} | {_cell(c.name)} | {_cell(c.reason)} |" for c in audit.checks]

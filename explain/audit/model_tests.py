@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 
 from explain.audit.calibration import share
 from explain.audit.canary import canary
@@ -52,7 +52,14 @@ def run_tests(
     found: dict[str, dict[str, Any]] = {}
     if wanted.swaps is not None and task is not None:
         found["swaps"] = swaps(
-            model, task, controls, examples=wanted.swaps.examples, level=policy.level, seed=seed, check=check
+            model,
+            task,
+            controls,
+            examples=wanted.swaps.examples,
+            limit=wanted.swaps.limit,
+            level=policy.level,
+            seed=seed,
+            check=check,
         )
     elif wanted.swaps is not None and policy.tests is not None:
         found["swaps"] = _not_run("facts can be swapped only in a task with known answers")
@@ -117,16 +124,28 @@ def swaps(
     controls: Mapping[str, Any],
     *,
     examples: int = 100,
+    limit: float = 0.05,
     level: float = 0.05,
     seed: int = 0,
     check: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """One fact of each source swapped for another: does the output change where, and only where, it should?
 
-    For every slot the exact McNemar test asks whether swapping makes right outputs wrong more often than
-    wrong ones right, which in-distribution swaps of a sound model do equally often; p-values are
-    Holm-corrected over slots. A slot whose swap is *ignored* points at a shortcut elsewhere; one whose swap
-    *moves* an output that does not depend on it is the shortcut, or a bias.
+    Two exact tests for every slot, Holm-corrected together. McNemar's asks whether swapping makes right
+    outputs wrong more often than wrong ones right, which in-distribution swaps of a sound model do equally
+    often: it finds a fact that is *ignored*, for a shortcut elsewhere. It cannot find a bias, where a swap
+    mends as many outputs as it breaks. So a binomial test asks whether outputs that do not depend on the fact
+    *move* with it more often than `limit`: the fact is the shortcut, or the bias.
+
+    Args:
+        model: an opened model.
+        task: the oracle.
+        controls: of generation.
+        examples: sources of which each fact is swapped once.
+        limit: the share of outputs that swapping a fact may change although they do not depend on it.
+        level: of the tests.
+        seed: of examples and swapped values.
+        check: called between passes; may raise to end the work.
 
     Raises:
         UnknownTokenError: a swapped value is outside the model's vocabulary.
@@ -156,14 +175,11 @@ def swaps(
         own["should_not"] += not changes
         own["moved"] += not changes and written != was
     names = sorted(counts)
-    p_values = [
-        float(binomtest(c["broken"], c["broken"] + c["mended"], alternative="greater").pvalue)
-        if c["broken"] + c["mended"]
-        else 1.0
-        for c in (counts[name] for name in names)
-    ]
+    p_broken = [_mcnemar(counts[name]["broken"], counts[name]["mended"]) for name in names]
+    p_moved = [float(binom.sf(counts[n]["moved"] - 1, counts[n]["should_not"], limit)) for n in names]
+    corrected = holm([*p_broken, *p_moved])
     slots = {}
-    for name, p, corrected in zip(names, p_values, holm(p_values), strict=True):
+    for place, name in enumerate(names):
         c = counts[name]
         slots[name] = {
             "swaps": c["swaps"],
@@ -171,30 +187,47 @@ def swaps(
             "mended": c["mended"],
             "ignored": share(c["ignored"], c["should"]).to_dict(),
             "moved": share(c["moved"], c["should_not"]).to_dict(),
-            "p_value": p,
-            "p_corrected": corrected,
+            "p_value": p_broken[place],
+            "p_corrected": corrected[place],
+            "p_moved": p_moved[place],
+            "p_moved_corrected": corrected[len(names) + place],
         }
-    failed = sorted((name for name in names if slots[name]["p_corrected"] < level), key=lambda n: n)
-    worst = max(failed, key=lambda n: slots[n]["broken"] / slots[n]["swaps"], default=None)
-    if worst is None:
-        reason = (
-            f"{sum(c['swaps'] for c in counts.values())} swaps of {len(names)} facts: outputs change where "
-            "they should"
-        )
-    else:
-        c = counts[worst]
-        reason = (
-            f"{len(failed)} of {len(names)} facts are not handled as they should be: {', '.join(failed)}; "
-            f"of {c['swaps']} swaps of {worst}, {c['broken']} made a right output wrong"
-        )
+    failed = [n for n in names if min(slots[n]["p_corrected"], slots[n]["p_moved_corrected"]) < level]
     return {
-        "passed": worst is None,
-        "reason": reason,
+        "passed": not failed,
+        "reason": _swap_reason(slots, failed),
         "examples": len(drawn),
+        "limit": limit,
         "level": level,
         "failed": failed,
         "slots": slots,
     }
+
+
+def _mcnemar(broken: int, mended: int) -> float:
+    """The exact one-sided p-value of so many outputs made wrong against those made right."""
+    if not broken + mended:
+        return 1.0
+    return float(binomtest(broken, broken + mended, alternative="greater").pvalue)
+
+
+def _swap_reason(slots: Mapping[str, Mapping[str, Any]], failed: Sequence[str]) -> str:
+    if not failed:
+        count = sum(item["swaps"] for item in slots.values())
+        return f"{count} swaps of {len(slots)} facts: outputs change where they should"
+    worst = min(failed, key=lambda n: min(slots[n]["p_corrected"], slots[n]["p_moved_corrected"]))
+    item = slots[worst]
+    said = f"{len(failed)} of {len(slots)} facts are not handled as they should be: {', '.join(failed)}; of "
+    if item["p_moved_corrected"] < item["p_corrected"]:
+        moved = item["moved"]
+        return (
+            f"{said}{moved['n']} outputs that do not depend on {worst}, swapping it changed {moved['count']} "
+            f"(p = {item['p_moved_corrected']:.2g}, corrected)"
+        )
+    return (
+        f"{said}{item['swaps']} swaps of {worst}, {item['broken']} made a right output wrong "
+        f"(p = {item['p_corrected']:.2g}, corrected)"
+    )
 
 
 # ---- harmless changes ------------------------------------------------------------------------------------
@@ -344,12 +377,15 @@ def confidence(
     tail = 50 * (1 - LEVEL)
     low, high = (float(x) for x in np.percentile(resampled, [tail, 100 - tail]))
     best = int(losses.argmin())
+    edge = {0: " or less", len(_TEMPERATURES) - 1: " or more"}.get(best, "")
     tokens = int(bins[..., 0].sum())
     return {
         "passed": None if limit is None else value <= limit,
-        "reason": f"expected calibration error {value:.3f} over {tokens} tokens"
+        "reason": f"expected calibration error {value:.3f} ({min(low, value):.3f} to {max(high, value):.3f}; "
+        f"0: as often right as it says) over {tokens} tokens"
         + ("" if limit is None else f"; the limit is {limit:.3f}")
-        + f"; a temperature of {_TEMPERATURES[best]:.2f} fits best and leaves {_ece(sharpened[best]):.3f}",
+        + f"; logits divided by a temperature of {_TEMPERATURES[best]:.2f}{edge} (1: as they are) "
+        f"fit best and leave {_ece(sharpened[best]):.3f}",
         "examples": len(pairs),
         "tokens": tokens,
         "limit": limit,

@@ -13,7 +13,7 @@ slices:                       # the same limits hold on every part of the data t
 fewest: 30                    # parts with fewer outputs are shown, not judged
 refused: 0.0                  # the largest share of sources that the model cannot read
 tests:                        # of the model as a whole; left out: all that the data allow, `{}`: none
-  swaps: {}                   # tasks only: facts swapped, Holm-corrected at `level`
+  swaps: {limit: 0.05}        # tasks only: the share of outputs that a fact they do not depend on may change
   invariance: {limit: 0.05}   # the largest share of outputs that a harmless change alters; without: shown
   confidence: {limit: 0.05}   # the largest expected calibration error; the data need right outputs
   trigger: {limit: 0.15}      # tasks only: the share of outputs that one word may turn to the same wrong one
@@ -83,6 +83,7 @@ class Slice(_Strict):
 class SwapPolicy(_Strict):
     """Facts of a task swapped."""
 
+    limit: Rate = 0.05
     examples: Annotated[int, Field(ge=1)] = 100
 
 
@@ -198,9 +199,24 @@ def read_policy(path: str | Path) -> Policy:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark is not None else ""
         raise FileError(f"{path}{line} is not YAML: {getattr(error, 'problem', None) or error}") from None
+    _refuse_twice(node, str(path))
     if not isinstance(data, dict):
         raise FileError(f"{path} does not hold a policy: write keys and values, such as `rate: 0.01`")
     return _policy(data, str(path), node)
+
+
+def _refuse_twice(node: yaml.Node | None, where: str) -> None:
+    """Refuse a key that stands twice, of which YAML readers silently take the last."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise InputError(f"{where}, line {key.start_mark.line + 1}: {key.value} stands there twice")
+            seen.add(key.value)
+    if isinstance(node, yaml.CollectionNode):
+        for child in node.value:
+            for each in child if isinstance(child, tuple) else (child,):
+                _refuse_twice(each, where)
 
 
 def _policy(data: Mapping[str, Any], where: str, node: yaml.Node | None) -> Policy:

@@ -194,7 +194,10 @@ class Audit:
         checks: every condition of the policy.
         parts: the slices of the data.
         tests: of the model as a whole, by name, as JSON objects.
-        combination: how well the detectors tell wrong outputs apart, alone and together; None without labels.
+        combination: how well the detectors, alone and together, tell apart outputs that are not the data's
+            own; None where these are not given.
+        reference: how outputs compare with the data's own, `equal` and `chrf`, where others may be as good;
+            else None.
         suspects: the most suspicious outputs.
         refused: sources that the model cannot read.
         policy: what was asked for.
@@ -224,6 +227,7 @@ class Audit:
     data: str
     model_digest: str
     data_digest: str
+    reference: Mapping[str, Any] | None = None
     reviews: Mapping[str, Any] | None = None
     folder: Path | None = None
     keeper: object | None = None  # of a temporary folder, which lives as long as the result
@@ -243,6 +247,7 @@ class Audit:
             "checks": [asdict(check) for check in self.checks],
             "slices": [asdict(part) for part in self.parts],
             "combination": self.combination,
+            "reference": self.reference,
             "refused": asdict(self.refused),
             "suspects": [asdict(suspect) for suspect in self.suspects],
             "policy": dict(self.policy),
@@ -278,6 +283,7 @@ class Audit:
             data=data["data"],
             model_digest=data["model_digest"],
             data_digest=data["data_digest"],
+            reference=data.get("reference"),
             reviews=data.get("reviews"),
         )
 

@@ -2,45 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import os
 import sys
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Self, cast
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Any, cast
 
 from explain.attribution import Cancelled
 from explain.audit import detectors as room
 from explain.audit.calibrate import words_digest
 from explain.audit.calibration import Calibration, Rule, load_calibration, share
-from explain.audit.combine import combine
 from explain.audit.detectors import Context
 from explain.audit.engine import Work, measure_missing, require_engine
+from explain.audit.flagging import Count
 from explain.audit.inputs import FILE as INPUTS
-from explain.audit.inputs import GROUP, Inputs, Texts, write_inputs
-from explain.audit.measuring import Row
+from explain.audit.inputs import Inputs, Texts, write_inputs
 from explain.audit.model_tests import run_tests
 from explain.audit.policy import Policy, policy_of, read_policy
-from explain.audit.result import (
-    FILE,
-    FINDINGS,
-    OUTPUTS,
-    Audit,
-    DetectorResult,
-    Flag,
-    Part,
-    Refused,
-    Spread,
-    Suspect,
-)
+from explain.audit.result import FILE, FINDINGS, OUTPUTS, Audit, Refused
 from explain.audit.shards import FOLDER, SIZE, Shards
+from explain.audit.tables import write_tables
 from explain.audit.verdict import checks_of, verdict_of
 from explain.errors import InputError
 from explain.evaluation.run import Data, read_data
@@ -53,28 +36,6 @@ from explain.training.tasks import Task
 
 OF_TASK = 1_000
 """Examples of a task that are audited unless told otherwise."""
-_SUSPECTS = 25
-_REFUSED = 20
-_LABELLED = 20_000  # outputs that the combination looks at
-
-FINDING_COLUMNS = pa.schema(
-    [
-        ("number", pa.int64()),
-        ("detector", pa.string()),
-        ("level", pa.string()),
-        ("place", pa.int32()),  # -1: the output as a whole
-        ("token", pa.string()),
-        ("score", pa.float64()),
-        ("low", pa.float64()),
-        ("high", pa.float64()),
-        ("p_value", pa.float64()),
-        ("words", pa.list_(pa.string())),
-        ("source", pa.string()),
-        ("output", pa.string()),
-        ("slices", pa.string()),
-    ]
-)
-"""`findings.parquet`: one row per flagged output, or per flagged token where a detector names tokens."""
 
 
 def audit(
@@ -164,13 +125,13 @@ def audit(
     work = Work(names, context, forced, controls)
     tell = progress or (lambda done, total: None)
     measure_missing(engine, model, shards, work, progress=tell, check=check, address=ray_address)
-    count = _Count(policy, rules, calibration, names)
-    _write_tables(where, shards, pairs, count, check)
+    count = Count(policy, rules, calibration, names, known_answers=task is not None)
+    write_tables(where, shards, pairs, count, check)
     tests = run_tests(model, policy, task, pairs, controls, seed=seed, check=check)
     checks = checks_of(
         policy, rules, count.flagged, count.parts(), count.outputs, count.refused, tests
     ) if rules else []  # fmt: skip
-    verdict, reason = verdict_of(calibration, checks)
+    verdict, reason = verdict_of(calibration, checks, count.outputs, policy.fewest)
     return Audit(
         verdict=verdict,
         reason=reason,
@@ -182,6 +143,7 @@ def audit(
         parts=tuple(count.parts()),
         tests=tests,
         combination=count.combination(),
+        reference=count.reference(),
         suspects=tuple(count.suspects()),
         refused=Refused(count.refused, tuple(count.refusals)),
         policy=policy.to_dict(),
@@ -192,6 +154,7 @@ def audit(
             "seed": seed,
             "examples": len(pairs),
             "shard_size": SIZE,
+            "known_answers": task is not None,
             "training_words": None if words is None else len(words),
         },
         model=model.name,
@@ -325,246 +288,3 @@ def _origin(calibration: Calibration) -> dict[str, Any]:
         "model_digest": calibration.model_digest,
         "data_digest": calibration.data_digest,
     }
-
-
-# ---- flags -----------------------------------------------------------------------------------------------
-
-
-def flags_of(row: Row, rules: Sequence[Rule], calibration: Calibration) -> tuple[Flag, ...]:
-    """The flags of one output, the surest first."""
-    found = []
-    for rule in rules:
-        score = row.scores.get(rule.detector)
-        bounds = rule.bounds_at(row.length)
-        if score is None or not bounds.outside(score.value):
-            continue
-        detector = room.get(rule.detector)
-        level = detector.level
-        places: tuple[int, ...] = ()
-        if level != "output":
-            below = detector.marked
-            places = tuple(
-                i
-                for i, value in enumerate(score.tokens)
-                if (bounds.outside(value) if below is None else value < below)
-            )
-        found.append(
-            Flag(
-                detector=rule.detector,
-                score=score.value,
-                low=bounds.low if math.isfinite(bounds.low) else math.nan,
-                high=bounds.high if math.isfinite(bounds.high) else math.nan,
-                p_value=calibration.p_value(rule.detector, score.value, row.length),
-                places=places,
-                words=score.words if level == "output" else (),
-            )
-        )
-    return tuple(sorted(found, key=lambda flag: (flag.p_value, list(room.DETECTORS).index(flag.detector))))
-
-
-class _Count:
-    """What is kept of outputs that pass by: counts, spreads, the most suspicious few."""
-
-    def __init__(
-        self, policy: Policy, rules: Sequence[Rule], calibration: Calibration | None, names: Sequence[str]
-    ) -> None:
-        self.policy, self.rules, self.calibration, self.names = policy, rules, calibration, names
-        self.outputs = self.refused = self.any = 0
-        self.flagged = {rule.detector: 0 for rule in rules}
-        self.refusals: list[tuple[int, str]] = []
-        self._spreads = {name: Spread() for name in names}
-        self._parts: dict[tuple[str, str], tuple[int, dict[str, int]]] = {}
-        self._suspects: list[tuple[tuple[float, ...], Row, tuple[Flag, ...]]] = []
-        # Of each labelled output its scores, the number of its source, and whether it is wrong.
-        self._labelled = array("d"), array("l"), array("b")
-        self._sources: dict[bytes, int] = {}
-
-    def add(self, row: Row, columns: Mapping[str, str]) -> tuple[Flag, ...]:
-        """Count one output in; its flags."""
-        if row.problem:
-            self.refused += 1
-            if len(self.refusals) < _REFUSED:
-                self.refusals.append((row.number, row.problem))
-            return ()
-        self.outputs += 1
-        flags = flags_of(row, self.rules, self.calibration) if self.calibration is not None else ()
-        self.any += bool(flags)
-        for flag in flags:
-            self.flagged[flag.detector] += 1
-        for name, score in row.scores.items():
-            self._spreads[name] = self._spreads[name].with_score(score.value)
-        for part in self.policy.slices:
-            key = part.name, part.value(columns, row.length)
-            outputs, own = self._parts.setdefault(key, (0, dict.fromkeys(self.flagged, 0)))
-            for flag in flags:
-                own[flag.detector] += 1
-            self._parts[key] = outputs + 1, own
-        self._suspect(row, flags)
-        if row.expected and len(self._labelled[1]) < _LABELLED:
-            scores, groups, wrong = self._labelled
-            scores.extend(row.scores[name].value for name in self.names)
-            groups.append(self._sources.setdefault(_short(row.source), len(self._sources)))
-            wrong.append(row.output != row.expected)
-        return flags
-
-    def _suspect(self, row: Row, flags: tuple[Flag, ...]) -> None:
-        if self.rules and not flags:
-            return
-        # Surest first; of equals those with more flags, then those that the model itself thought unlikely.
-        doubt = row.scores.get("log_prob_min") or row.scores.get("log_prob")
-        least = math.inf if doubt is None or math.isnan(doubt.value) else doubt.value
-        key = (min((f.p_value for f in flags), default=1.0), -len(flags), least, row.number)
-        self._suspects.append((key, row, flags))
-        if len(self._suspects) >= 4 * _SUSPECTS:
-            self._suspects = sorted(self._suspects, key=lambda item: item[0])[:_SUSPECTS]
-
-    def suspects(self) -> list[Suspect]:
-        """The most suspicious outputs, first the surest."""
-        kept = sorted(self._suspects, key=lambda item: item[0])[:_SUSPECTS]
-        return [
-            Suspect(
-                row.number,
-                row.source,
-                row.output,
-                row.expected,
-                row.source_tokens,
-                row.tokens,
-                {name: score.value for name, score in row.scores.items()},
-                flags,
-            )
-            for _, row, flags in kept
-        ]
-
-    def parts(self) -> list[Part]:
-        """The slices, in the order of the policy and of their names."""
-        order = {part.name: i for i, part in enumerate(self.policy.slices)}
-        keys = sorted(self._parts, key=lambda key: (order[key[0]], key[1]))
-        return [Part(*key, *self._parts[key]) for key in keys]
-
-    def result(self, name: str) -> DetectorResult:
-        """What one detector found."""
-        rule = next((rule for rule in self.rules if rule.detector == name), None)
-        rate = self.policy.rate_of(name)
-        if rule is None:
-            return DetectorResult(rate, None, None, math.nan, self._spreads[name], None)
-        flagged = share(self.flagged[name], self.outputs)
-        return DetectorResult(
-            rate=rate,
-            threshold=rule.pooled.to_json(room.get(name).direction),
-            flagged=flagged,
-            excess=rule.excess(flagged.count, flagged.n),
-            scores=self._spreads[name],
-            calibration=rule.to_dict(),
-        )
-
-    def combination(self) -> dict[str, Any] | None:
-        """How well detectors tell wrong outputs apart, where the data say which are right."""
-        scores, groups, wrong = self._labelled
-        if not wrong:
-            return None
-        columns = {name: scores[place :: len(self.names)] for place, name in enumerate(self.names)}
-        return combine(columns, [bool(each) for each in wrong], groups)
-
-
-def _short(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()[:16]
-
-
-# ---- tables ----------------------------------------------------------------------------------------------
-
-
-def _write_tables(
-    folder: Path, shards: Shards, inputs: Inputs, count: _Count, check: Callable[[], None]
-) -> None:
-    """Merge the shards into the two final tables, one group of shards in memory at a time."""
-    outputs = pa.schema(
-        [
-            ("number", pa.int64()),
-            ("source", pa.string()),
-            ("output", pa.string()),
-            ("expected", pa.string()),
-            ("length", pa.int32()),
-            ("problem", pa.string()),
-            ("flags", pa.list_(pa.string())),
-            *((name, pa.float64()) for name in shards.names),
-        ]
-    )
-    with replacing(folder / OUTPUTS) as one, replacing(folder / FINDINGS) as other:
-        with _Table(one, outputs) as every, _Table(other, FINDING_COLUMNS) as flagged:
-            for index, rows in enumerate(shards):
-                check()
-                lines, found = [], []
-                own_columns = inputs.rows(shards.part(index))
-                for row, (_, own) in zip(rows, own_columns, strict=True):
-                    flags = count.add(row, own)
-                    lines.append(_line(row, flags))
-                    slices = {p.name: p.value(own, row.length) for p in count.policy.slices}
-                    found += [each for flag in flags for each in _findings(row, flag, slices)]
-                every.add(lines)
-                flagged.add(found)
-
-
-class _Table:
-    """A Parquet file that is written in large row groups: each costs memory as long as the file is open."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._writer, self._schema = pq.ParquetWriter(path, schema), schema
-        self._waiting: list[pa.Table] = []
-        self._rows = 0
-
-    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add rows."""
-        if not rows:
-            return
-        self._waiting.append(pa.Table.from_pylist(list(rows), schema=self._schema))
-        self._rows += len(rows)
-        if self._rows >= GROUP:
-            self._flush()
-
-    def _flush(self) -> None:
-        self._writer.write_table(
-            pa.concat_tables(self._waiting).combine_chunks(), row_group_size=self._rows or 1
-        )
-        self._waiting, self._rows = [], 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if kind is None and self._rows:
-            self._flush()
-        self._writer.close()
-
-
-def _line(row: Row, flags: Sequence[Flag]) -> dict[str, Any]:
-    return {
-        "number": row.number,
-        "source": row.source,
-        "output": row.output,
-        "expected": row.expected,
-        "length": row.length,
-        "problem": row.problem,
-        "flags": [flag.detector for flag in flags],
-        **{name: score.value for name, score in row.scores.items()},
-    }
-
-
-def _findings(row: Row, flag: Flag, slices: Mapping[str, str]) -> list[dict[str, Any]]:
-    level = room.get(flag.detector).level
-    tokens = row.source_tokens if level == "source" else row.tokens
-    common = {
-        "number": row.number,
-        "detector": flag.detector,
-        "level": level,
-        "low": flag.low,
-        "high": flag.high,
-        "p_value": flag.p_value,
-        "words": list(flag.words),
-        "source": row.source,
-        "output": row.output,
-        "slices": json.dumps(dict(slices), ensure_ascii=False),
-    }
-    if not flag.places:
-        return [{**common, "place": -1, "token": "", "score": flag.score}]
-    values = row.scores[flag.detector].tokens
-    return [{**common, "place": i, "token": tokens[i], "score": values[i]} for i in flag.places]

@@ -77,7 +77,7 @@ def _large(item: _Asked, policy: Policy, outputs: int) -> bool:
 
 def _detector(item: _Asked, policy: Policy, corrected: Mapping[str, float], outputs: int) -> Check:
     rate, limit = item.rule.rate, policy.limit_of(item.rule.detector)
-    counts = f"{item.flagged} of {item.outputs} outputs are flagged"
+    counts = f"{item.flagged} of {item.outputs} {_outputs(item.outputs)} flagged"
     if not item.outputs or not _large(item, policy, outputs):
         return Check(item.name, None, f"{counts}; fewer than {policy.fewest} outputs are not judged")
     if limit == "excess":
@@ -92,24 +92,54 @@ def _detector(item: _Asked, policy: Policy, corrected: Mapping[str, float], outp
 
 def _refused(count: int, examples: int, limit: float) -> Check:
     share = count / examples if examples else 0.0
-    reason = f"{count} of {examples} sources could not be read ({share:.2%}); the limit is {limit:.2%}"
+    sources = "source" if examples == 1 else "sources"
+    reason = f"{count} of {examples} {sources} could not be read ({share:.2%}); the limit is {limit:.2%}"
     return Check("refused", share <= limit, reason)
 
 
-def verdict_of(calibration: Calibration | None, checks: Sequence[Check]) -> tuple[Verdict, str]:
-    """The verdict in a word and in a sentence."""
+def _outputs(count: int) -> str:
+    return "output is" if count == 1 else "outputs are"
+
+
+def verdict_of(
+    calibration: Calibration | None, checks: Sequence[Check], outputs: int = FEWEST, fewest: int = 0
+) -> tuple[Verdict, str]:
+    """The verdict in a word and in a sentence.
+
+    Args:
+        calibration: what the bounds rest on.
+        checks: every condition of the policy.
+        outputs: how many were judged.
+        fewest: with fewer it is said how little a pass means.
+    """
     if calibration is None:
         return "uncalibrated", (
             "there is no calibration, so nothing is known about how often clean outputs have such scores; "
             "make one with explain calibrate"
         )
     if not calibration.enough:
+        clean = calibration.settings.get("only_right")
         return "uncalibrated", (
             f"the calibration has {len(calibration.lengths)} clean outputs; a verdict needs {FEWEST} at least"
+            + (
+                "; outputs that differ from the data's own were left out of it: where others may be as good, "
+                "calibrate on the sources alone"
+                if clean
+                else ""
+            )
         )
     failed = [check for check in checks if check.passed is False]
     if failed:
         return "fail", (
             f"{len(failed)} of {len(checks)} conditions failed, first {failed[0].name}: {failed[0].reason}"
         )
-    return "pass", f"none of {len(checks)} conditions failed"
+    said = f"none of {len(checks)} conditions failed{not_judged(checks)}"
+    if outputs < fewest:
+        said += f"; {outputs} {_outputs(outputs)} too few for that to mean much"
+    return "pass", said
+
+
+def not_judged(checks: Sequence[Check]) -> str:
+    """How many conditions were shown but not judged: `, 2 were not judged`; "" if all were."""
+    count = sum(check.passed is None for check in checks)
+    return f", {count} {'was' if count == 1 else 'were'} not judged" if count else ""

@@ -64,7 +64,11 @@ def calibrate(
     ] = None,
     examples: Examples = None,
     only_right: Annotated[
-        bool, typer.Option("--only-right", help="Leave out what differs from the data's own output.")
+        bool,
+        typer.Option(
+            "--only-right",
+            help="Leave out what differs from the data's own output; not where others may be as good.",
+        ),
     ] = False,
     forced: Forced = False,
     training: Training = None,
@@ -108,11 +112,10 @@ def calibrate(
     found.save(out)
     rows = []
     for name in found.scores:
-        rule = found.rule(name, 0.01)
-        bound = rule.pooled.to_json(DETECTORS[name].direction)
-        sides = bound if isinstance(bound, list) else [bound]
-        rows.append((name, " to ".join("-" if x is None else f"{x:.4g}" for x in sides)))
-    say(terminal.table(("detector", "bound at 1 false alarm in 100"), rows))
+        row = DETECTORS[name]
+        bound = found.rule(name, 0.01).pooled.to_json(row.direction)
+        rows.append((name, _bound(bound, row.direction), row.units))
+    say(terminal.table(("detector", "flags scores, 1 false alarm in 100", "unit"), rows))
     say(f"\n{len(found.lengths)} clean outputs; wrote {out}")
     if not found.enough:
         terminal.note("explain: fewer than 500 clean outputs: audits with this calibration give no verdict")
@@ -447,18 +450,38 @@ def _run(out: Path, resume: bool, title: str, config: dict[str, Any], seed: int)
     return run
 
 
+def _bound(threshold: Any, direction: str) -> str:
+    """The scores that are flagged: `below 2.288`; "-" without a calibration."""
+    sides = threshold if isinstance(threshold, list) else [threshold]
+    texts = ["-" if value is None else f"{value:.4g}" for value in sides]
+    if all(text == "-" for text in texts):
+        return "-"
+    return {"low": f"below {texts[0]}", "high": f"above {texts[0]}"}.get(
+        direction, f"outside {' to '.join(texts)}"
+    )
+
+
 def _table(found: Audit) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Detectors with what they flag."""
+    """Detectors with what they flag; without a calibration their mean scores, which are not judged."""
+    from explain.audit import DETECTORS
+
+    if found.flagged is None:
+        rows = [
+            (name, "-" if not item.scores.n else f"{item.scores.mean:.4g}", DETECTORS[name].units)
+            for name, item in found.detectors.items()
+        ]
+        return ("detector", "mean score, UNCALIBRATED", "unit"), rows
     rows = []
     for name, item in found.detectors.items():
-        bound = item.threshold if isinstance(item.threshold, list) else [item.threshold]
+        row, part = DETECTORS[name], item.flagged
+        share = "-" if part is None or not part.n else f"{part.value:.2%} ({part.low:.2%} to {part.high:.2%})"
         rows.append(
             (
                 name,
-                " to ".join("-" if value is None else f"{value:.4g}" for value in bound),
-                "-" if item.flagged is None else str(item.flagged.count),
-                "-" if item.flagged is None else f"{item.flagged.value:.2%}",
+                f"{_bound(item.threshold, row.direction)} {row.units}".strip(),
+                "-" if part is None else str(part.count),
+                share,
                 f"{item.rate:.2%}",
             )
         )
-    return ("detector", "bound", "flagged", "share", "false alarms allowed"), rows
+    return ("detector", "flags scores", "flagged", "share (95 % interval)", "false alarms allowed"), rows

@@ -2,33 +2,70 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from explain.files import envelope, read_json, write_json, write_text
-from explain.report import sections, trust
-from explain.report.facts import facts_of
-from explain.report.labels import (
-    DASH,
-    listed,
-    number,
-    percent,
-    plural,
-    setting_text,
-    shorten,
-    shown,
-    token_label,
+from explain.report import trust
+from explain.report.audit_findings import (
+    OUTCOMES,
+    Mark,
+    about,
+    finding,
+    has_known_answers,
+    how_sure,
+    laid_out,
+    pointed_at,
+    reviews_of,
+    why,
 )
+from explain.report.audit_tables import (
+    combination,
+    conditions,
+    detector_row,
+    precision_text,
+    slice_rows,
+    test_tables,
+)
+from explain.report.facts import facts_of
+from explain.report.labels import DASH, listed, number, percent, plural, shorten, shown
 from explain.report.render import page
-from explain.report.sections import MethodView, colophon, settings_rows
-from explain.results import Attribution, Token
+from explain.report.sections import colophon, settings_rows
+from explain.results import Attribution
 
 if TYPE_CHECKING:
-    from explain.audit import Audit, Detector, Flag, Suspect
+    from explain.audit import Audit
     from explain.evaluation import Evaluation
+
+__all__ = [
+    "MARKS",
+    "MOST_CHECKS",
+    "OUTCOMES",
+    "PAGE",
+    "TITLE",
+    "about",
+    "advice",
+    "audit_page",
+    "calibration_sentence",
+    "conditions",
+    "detector_row",
+    "flagged_sentence",
+    "headline",
+    "how_sure",
+    "laid_out",
+    "pointed_at",
+    "precision_text",
+    "review_sentences",
+    "reviews_of",
+    "rewrite_audit",
+    "sentence",
+    "slice_rows",
+    "test_tables",
+    "why",
+    "write_audit",
+]
 
 PAGE = "audit.html"
 TITLE = "Which outputs should not be trusted?"
@@ -38,102 +75,8 @@ MARKS = {
     "fail": ("fails", "✗", "fail"),
     "uncalibrated": ("missing", DASH, "uncalibrated: no verdict"),
 }
-CHECKS = {True: ("passed", "✓"), False: ("failed", "✗"), None: ("open", "?")}
-MOST_FLAGS = 4
-"""Detectors that are named for a part of the data."""
 MOST_CHECKS = 8
 """Conditions that did not pass and are shown at once."""
-# What reviewers agree on to CSS class, sign and word.
-OUTCOMES = {
-    "wrong": ("failed", "✗", "wrong"),
-    "right": ("passed", "✓", "right: a false alarm"),
-    "unsure": ("open", "?", "unsure"),
-    "disputed": ("failed", "≠", "disputed"),
-}
-_ZERO = {
-    "log_prob": "0: certain of every token",
-    "log_prob_min": "0: certain of every token",
-    "entropy": "0: no doubt at any token",
-    "entropy_max": "0: no doubt at any token",
-    "information": "0: as likely with the source hidden",
-    "information_min": "0: as likely with the source hidden; below 0: likelier",
-    "information_unusual": "0: as much from the source as this token usually has",
-    "source_share": "0: hiding the source changes nothing; 1: only the source counts",
-    "attention_uniform": "0: looks everywhere alike; 1: at one token",
-    "attention_references": "0: looks where clean outputs look",
-    "support_unusual": "0: as much support as this token usually has",
-    "inert_unusual": "0: needed as much as usual",
-    "inert_source": "0: every source token is needed; 1: none is",
-    "prefix_copying": "0: no token repeats; 1: all do",
-    "repetition": "0: no pair of tokens twice",
-    "length_ratio": "0: empty; 1: as long as the source",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """A verdict or an outcome as a reader sees it: a CSS class, a sign and a word."""
-
-    verdict: str
-    sign: str
-    word: str
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A stretch of a text; `flagged` names the detectors that point at it, `special` is no part of it."""
-
-    text: str
-    flagged: str = ""
-    special: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One output to look at: both texts, a sentence for every flag, reviews, and its map where there is one.
-
-    `sure` says how sure it is in a sentence; `outcome` is what reviewers agree on, None before any did.
-    """
-
-    number: int
-    excerpt: str
-    expected: str
-    source: tuple[Piece, ...]
-    output: tuple[Piece, ...]
-    why: tuple[str, ...]
-    sure: str
-    outcome: Mark | None
-    reviews: tuple[tuple[str, str, str], ...]
-    map: MethodView | None
-
-
-@dataclass(frozen=True, slots=True)
-class DetectorRow:
-    """One detector with what it found, as texts; `precision` is as reviewed."""
-
-    title: str
-    sees: str
-    paper: str
-    bound: str
-    zero: str
-    flagged: str
-    allowed: str
-    excess: str
-    precision: str
-    more: bool
-
-
-def about(name: str) -> Detector:
-    """What the registry says of a detector; its name alone, where an audit was made with others."""
-    from explain.audit import DETECTORS, Detector, Score
-
-    found = DETECTORS.get(name)
-    if found is not None:
-        return found
-    return Detector(name, shown(name), "", "both", "output", (), "", "", lambda *_: Score(math.nan))
-
-
-# ---- files -----------------------------------------------------------------------------------------------
 
 
 def write_audit(folder: Path, audit: Audit, command: str, evaluation: Evaluation | None = None) -> Audit:
@@ -224,7 +167,7 @@ def audit_page(
         data_digest=audit.data_digest,
         command=command,
     )
-    findings = [_finding(audit, suspect, (maps or {}).get(suspect.number)) for suspect in audit.suspects]
+    findings = [finding(audit, suspect, (maps or {}).get(suspect.number)) for suspect in audit.suspects]
     checks = [check for check in conditions(audit) if check[0] != "passed"]
     used = sorted({attribution.method for attribution in (maps or {}).values()})
     return page(
@@ -242,7 +185,9 @@ def audit_page(
         passed=[check for check in conditions(audit) if check[0] == "passed"],
         tables=test_tables(audit),
         slices=slice_rows(audit),
-        combination=_combination(audit),
+        combination=combination(audit),
+        known=has_known_answers(audit),
+        compared=_compared(audit),
         refused=audit.refused,
         reviews=_reviews(audit),
         methods=[facts_of(name) for name in used],
@@ -265,16 +210,19 @@ def sentence(text: str) -> str:
 
 def headline(audit: Audit) -> str:
     """The verdict in a sentence or two, for who has to decide."""
+    from explain.audit import not_judged
+
     if audit.verdict == "uncalibrated":
         return sentence(audit.reason)
     failed = sum(check.passed is False for check in audit.checks)
-    said = f"{failed or 'None'} of {plural(len(audit.checks), 'condition')} failed."
+    open_ = not_judged(audit.checks)
+    said = f"{failed or 'None'} of {plural(len(audit.checks), 'condition')} failed{open_}."
     found, usual = audit.flagged, audit.expected
-    if found is None or usual is None:
+    if found is None or usual is None or not found.n:
         return said
     return (
         f"{said} {found.count:,} of {plural(found.n, 'output')} are flagged, {percent(found.value)}; of "
-        f"clean outputs {percent(usual.value)} are."
+        f"the calibration's clean outputs {percent(usual.value)} are."
     )
 
 
@@ -289,6 +237,8 @@ def advice(audit: Audit) -> str:
     if audit.verdict == "fail":
         look = f"Look at the {plural(count, 'flagged output')} first" if count else "Look at what failed"
         return f"Do not rely on these outputs unseen. {look}; the conditions that failed are below."
+    if audit.flagged is not None and audit.flagged.n < int(audit.policy.get("fewest", 0)):
+        return "So few outputs cannot show much: a pass means next to nothing here."
     return (
         "Nothing speaks against these outputs beyond what false alarms explain. That is no proof that each "
         "is right; the flagged ones are still worth a look."
@@ -313,13 +263,14 @@ def _facts(audit: Audit) -> list[tuple[str, str]]:
 
 def flagged_sentence(audit: Audit) -> str:
     """How many outputs are flagged, how sure that is, and how many clean ones would be; "" if unknown."""
-    if audit.flagged is None or audit.expected is None:
+    if audit.flagged is None or audit.expected is None or not audit.flagged.n:
         return ""
-    found = audit.flagged
+    found, usual = audit.flagged, audit.expected
     return (
         f"{plural(found.count, 'output')} of {found.n:,} ({percent(found.value)}; 95\u00a0% interval "
-        f"{percent(found.low)} to {percent(found.high)}). Of clean outputs {percent(audit.expected.value)} "
-        "are flagged by one detector or another"
+        f"{percent(found.low)} to {percent(found.high)}). Of the calibration's clean outputs "
+        f"{percent(usual.value)} ({percent(usual.low)} to {percent(usual.high)}) are flagged by one detector "
+        "or another"
     )
 
 
@@ -329,211 +280,6 @@ def calibration_sentence(audit: Audit) -> str:
     if origin is None:
         return "none, so scores are shown and nothing is flagged"
     return f"{plural(origin['n'], 'clean output')} of {shown(str(origin['data']))}"
-
-
-def detector_row(audit: Audit, name: str) -> DetectorRow:
-    """What one detector found, as texts."""
-    from explain.audit import Share
-
-    row, found = about(name), audit.detectors[name]
-    flagged = DASH
-    if found.flagged is not None:
-        part = found.flagged
-        flagged = f"{part.count} ({percent(part.low)} to {percent(part.high)})"
-    reviewed = (audit.reviews or {}).get("precision", {}).get(name)
-    return DetectorRow(
-        title=row.title,
-        sees=row.sees,
-        paper=row.paper,
-        bound=f"{_bound(found.threshold, row.direction)}",
-        zero=zero_means(name),
-        flagged=flagged,
-        allowed=percent(found.rate),
-        excess=DASH if math.isnan(found.excess) else _p(found.excess),
-        precision=DASH if reviewed is None else precision_text(Share.from_dict(reviewed)),
-        more=not math.isnan(found.excess) and found.excess < float(audit.policy.get("level", 0.05)),
-    )
-
-
-def zero_means(name: str) -> str:
-    """What 0 means for a detector's score."""
-    row = about(name)
-    return _ZERO.get(name) or f"0: no {row.units}" if row.units else ""
-
-
-def _p(value: float) -> str:
-    return "<0.001" if value < 0.001 else number(value, 3)
-
-
-def _bound(threshold: Any, direction: str) -> str:
-    values = threshold if isinstance(threshold, list) else [threshold]
-    texts = [DASH if value is None else _score(value) for value in values]
-    if texts == [DASH]:
-        return DASH
-    return {"low": f"below {texts[0]}", "high": f"above {texts[0]}"}.get(
-        direction, f"outside {' to '.join(texts)}"
-    )
-
-
-def _score(value: float) -> str:
-    """A score with four significant digits or so, and no more than it has."""
-    if float(value).is_integer():
-        return number(value, 0)
-    return number(value, 4 if abs(value) < 1 else 3 if abs(value) < 10 else 2)
-
-
-def precision_text(found: Any) -> str:
-    """A precision as reviewed: `3 of 4 wrong (19 % to 99 %)`."""
-    if not found.n:
-        return DASH
-    return f"{found.count} of {found.n} ({percent(found.low)} to {percent(found.high)})"
-
-
-def slice_rows(audit: Audit) -> list[tuple[str, str, str]]:
-    """Part of the data, its outputs, and what flags there, the most flags first."""
-    rows = []
-    for part in audit.parts:
-        flags = sorted(part.flagged.items(), key=lambda item: (-item[1], item[0]))
-        texts = [
-            f"{about(name).title} {count} ({percent(count / part.outputs)})"
-            for name, count in flags
-            if count and part.outputs
-        ]
-        texts = (
-            [*texts[:MOST_FLAGS], f"{len(texts) - MOST_FLAGS} more"] if len(texts) > MOST_FLAGS + 1 else texts
-        )
-        rows.append(
-            (f"{part.slice}: {shown(part.value) or DASH}", f"{part.outputs:,}", "; ".join(texts) or "none")
-        )
-    return rows
-
-
-def conditions(audit: Audit) -> list[tuple[str, str, str, str]]:
-    """Conditions as class, sign, name and reason, those of the whole data that failed first.
-
-    Without a calibration the model's tests stand alone.
-    """
-    if audit.checks:
-        order = {False: 0, None: 1, True: 2}
-        ranked = sorted(audit.checks, key=lambda check: (order[check.passed], " where " in check.name))
-        return [(*CHECKS[check.passed], condition_name(check.name), check.reason) for check in ranked]
-    return [
-        (*CHECKS[item["passed"]], condition_name(f"test {name}"), item["reason"])
-        for name, item in audit.tests.items()
-    ]
-
-
-def condition_name(name: str) -> str:
-    """A condition of the policy as people call it: the detector by its title, then the part of the data."""
-    if name.startswith("test "):
-        return f"Test: {shown(name.removeprefix('test ').replace('_', ' '))}"
-    if name == "refused":
-        return "Sources that cannot be read"
-    first, where, part = name.partition(" where ")
-    title = about(first).title
-    return f"{shown(title)}{where}{shown(part)}"
-
-
-# ---- findings --------------------------------------------------------------------------------------------
-
-
-def _finding(audit: Audit, suspect: Suspect, attribution: Attribution | None) -> Finding:
-    source, output = pointed_at(suspect.flags)
-    own = reviews_of(audit, suspect.number)
-    return Finding(
-        number=suspect.number,
-        excerpt=shorten(shown(suspect.output), 80),
-        expected=shown(suspect.expected) if suspect.expected != suspect.output else "",
-        source=_pieces(suspect.source, suspect.source_tokens, source),
-        output=_pieces(suspect.output, suspect.tokens, output),
-        why=tuple(why(flag) for flag in suspect.flags),
-        sure=how_sure(audit, suspect.flags),
-        outcome=None if own is None else Mark(*OUTCOMES[own["outcome"]]),
-        reviews=tuple(
-            (
-                f"{shown(one['reviewer']) or 'a reviewer'}: {OUTCOMES[one['verdict']][2]}",
-                shown(one["note"]),
-                one["time"][:10],
-            )
-            for one in (own or {"reviews": ()})["reviews"]
-        ),
-        map=None if attribution is None else sections.method_view(attribution, facts_of(attribution.method)),
-    )
-
-
-def reviews_of(audit: Audit, number: int) -> Mapping[str, Any] | None:
-    """What reviewers said of an output, as under `reviews.outputs` of `audit.json`; None if nothing."""
-    found = (audit.reviews or {}).get("outputs", ())
-    return next((item for item in found if item["number"] == number), None)
-
-
-def pointed_at(flags: Iterable[Flag]) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-    """The tokens of source and output that flags point at, each with the titles of the detectors."""
-    sides: dict[str, dict[int, list[str]]] = {"source": {}, "token": {}}
-    for flag in flags:
-        row = about(flag.detector)
-        for place in flag.places:
-            sides.setdefault(row.level, {}).setdefault(place, []).append(row.title)
-    return sides["source"], sides["token"]
-
-
-def laid_out(text: str, tokens: Sequence[str]) -> tuple[Token, ...]:
-    """Tokens of which only the texts are known, placed in the text; what is not there counts as special."""
-    found, reached = [], 0
-    for token in tokens:
-        start = reached + len(text[reached:]) - len(text[reached:].lstrip())
-        if token and text.startswith(token, start):
-            found.append(Token(token, -1, start, start + len(token)))
-            reached = start + len(token)
-        else:
-            found.append(Token(token, -1, reached, reached, special=True))
-    return tuple(found)
-
-
-def _pieces(text: str, tokens: Sequence[str], flagged: Mapping[int, Sequence[str]]) -> tuple[Piece, ...]:
-    found, reached = [], 0
-    for place, token in enumerate(laid_out(text, tokens)):
-        said = "; ".join(flagged.get(place, ()))
-        if token.special:
-            found.append(Piece(token_label(token), said, special=True))
-            continue
-        if text[reached : token.start]:
-            found.append(Piece(shown(text[reached : token.start])))
-        found.append(Piece(shown(text[token.start : token.end]), said))
-        reached = token.end
-    if text[reached:]:
-        found.append(Piece(shown(text[reached:])))
-    return tuple(found)
-
-
-def why(flag: Flag, *, sees: bool = True) -> str:
-    """Why an output is suspicious to one detector, in a sentence; with `sees`, what the detector is for."""
-    row = about(flag.detector)
-    sides = [
-        f"{word} {_score(value)}"
-        for word, value in (("at least", flag.low), ("at most", flag.high))
-        if not math.isnan(value)
-    ]
-    words = f" ({', '.join(shown(word) for word in flag.words)})" if flag.words else ""
-    unit = f" {row.units}" if row.units else ""
-    said = f"{row.title}: {_score(flag.score)}{unit}{words}; clean outputs have {' and '.join(sides)}."
-    return f"{said} It sees {row.sees}." if sees else said
-
-
-def how_sure(audit: Audit, flags: Sequence[Flag]) -> str:
-    """How sure it is that an output is strange: how many clean ones are, and how many detectors agree."""
-    known = [flag for flag in flags if not math.isnan(flag.p_value)]
-    if not known or audit.flagged is None:
-        return ""
-    least = min(flag.p_value for flag in known)
-    chance = least * audit.flagged.n
-    others = f"; {plural(len(flags), 'detector')} of {len(audit.detectors)} flag it" if len(flags) > 1 else ""
-    about = "less than one" if chance < 0.95 else f"about {round(chance)}"
-    p = f"p < {_p(least)[1:]}" if _p(least).startswith("<") else f"p = {_p(least)}"
-    return (
-        f"At most {percent(least)} of clean outputs are as strange to the surest of its detectors ("
-        f"{p}), so among {audit.flagged.n:,} clean ones {about} would be{others}."
-    )
 
 
 # ---- reviews ---------------------------------------------------------------------------------------------
@@ -599,80 +345,21 @@ def review_sentences(found: Mapping[str, Any]) -> list[str]:
     return said
 
 
-@dataclass(frozen=True, slots=True)
-class TestTable:
-    """What a test of the model found, one row each: facts swapped, words tried, secrets ranked."""
+def _compared(audit: Audit) -> str:
+    """How outputs compare with the data's references, in sentences; "" where there are none."""
+    from explain.audit import Share
 
-    title: str
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-
-
-def test_tables(audit: Audit) -> list[TestTable]:
-    """The tables of the model's tests, of those that were run and have one."""
-    tables = [
-        TestTable(
-            "Facts swapped",
-            "One fact of a source is swapped for another. Ignored: the output should have changed and did "
-            "not. Moved: it should not have changed and did. p is McNemar’s, one-sided, Holm-corrected.",
-            ("Fact", "Swaps", "Made wrong", "Ignored", "Moved", "p"),
-            tuple(
-                (
-                    shown(name),
-                    str(item["swaps"]),
-                    str(item["broken"]),
-                    _of(item["ignored"]),
-                    _of(item["moved"]),
-                    number(item["p_corrected"], 3),
-                )
-                for name, item in audit.tests.get("swaps", {}).get("slots", {}).items()
-            ),
-        ),
-        TestTable(
-            "Words that move outputs most",
-            "A word is put into sources, or a fact has this value. Same mistake: of right outputs, those in "
-            "which it makes the model write that same wrong token. p is binomial against the limit, "
-            "Holm-corrected over all words.",
-            ("Word", "Where", "Writes instead", "Same mistake", "p"),
-            tuple(
-                (
-                    shown(row["word"]),
-                    shown(row["slot"]) or "put in",
-                    shown(row["writes"]) or DASH,
-                    _of(row["same"]),
-                    _p(row["p_corrected"]),
-                )
-                for row in audit.tests.get("trigger", {}).get("words", ())
-            ),
-        ),
-        TestTable(
-            "Secrets of the training data",
-            "Exposure in bits: 0 where every other filling is likelier, the most where none is; of a secret "
-            "never seen 1.4 on average. p is Holm-corrected.",
-            ("Text with the gap", "In the data", "Exposure", "At most", "p"),
-            tuple(
-                (
-                    shorten(shown(row["source"]), 80),
-                    f"{row['times']} times",
-                    number(row["exposure"], 1),
-                    number(row["most"], 1),
-                    _p(row["p_corrected"]),
-                )
-                for row in audit.tests.get("canary", {}).get("canaries", ())
-            ),
-        ),
-    ]
-    return [table for table in tables if table.rows]
-
-
-def _of(item: Any) -> str:
-    return f"{item['count']} of {item['n']}" if item["n"] else DASH
-
-
-def _combination(audit: Audit) -> list[tuple[str, str]]:
-    found = audit.combination
+    found = audit.reference
     if found is None:
-        return []
-    ranked = sorted(found["auroc"].items(), key=lambda item: (-item[1], item[0]))
-    return [(setting_text(name.replace("_", " ")), number(value, 3)) for name, value in ranked]
+        return ""
+    equal = Share.from_dict(found["equal"])
+    means = [
+        f"{number(part['mean'], 1)} of {plural(part['n'], 'output')} {which}"
+        for name, which in (("flagged", "with a flag"), ("unflagged", "without one"))
+        if (part := found["chrf"][name])["n"]
+    ]
+    return (
+        f"{equal.count:,} of {plural(equal.n, 'output')} equal the reference ({percent(equal.low)} to "
+        f"{percent(equal.high)}); others may be as good. Mean chrF, 0 (no letters in common with the "
+        f"reference) to 100 (equal): {listed(means)}."
+    )

@@ -348,8 +348,8 @@ def _outputs(comparison: Comparison) -> list[FigureRow]:
             "nats per forced output token; below 0: B finds them less likely; 0 is no change",
             True,
         ),
-        ("exact_match_a", "A exactly right", "share of A’s outputs; 1 is always", False),
-        ("exact_match_b", "B exactly right", "share of B’s outputs; 1 is always", False),
+        ("exact_match_a", "A equals the reference", "share of A’s outputs; 1 is always", False),
+        ("exact_match_b", "B equals the reference", "share of B’s outputs; 1 is always", False),
     ]
     return [
         _row(

@@ -108,9 +108,18 @@ def _facts(evaluation: Evaluation) -> list[tuple[str, str]]:
         ("Data", f"{shown(task.name)}, {plural(task.examples, 'example')}"),
     ]
     if not math.isnan(task.exact_match):
-        right = f"{whole_percent(task.exact_match)} exactly right"
+        # Only a task has one right answer; the outputs of a file are one of many.
+        known = task.verification is not None
+        right = f"{whole_percent(task.exact_match)} " + (
+            "exactly right" if known else "equal the reference; others may be as good"
+        )
         if not math.isnan(task.token_accuracy):
-            right += f"; {whole_percent(task.token_accuracy)} of the tokens, given the right ones before them"
+            share = whole_percent(task.token_accuracy)
+            right += (
+                f"; {share} of the tokens, given the right ones before them"
+                if known
+                else f"; {share} of the reference’s tokens are the likeliest, given those before them"
+            )
         rows.append(("Its outputs", right))
     rows.append(("Known answers", _gold_in_short(evaluation)))
     return rows
