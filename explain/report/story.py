@@ -62,7 +62,7 @@ def story_page(story: TrainingStory, *, command: str = "") -> str:
             "the latest at the other.",
             f"Figures are of {plural(len(story.probes), 'probe')}: a share moves in steps of one probe.",
             "A swap shows that a cue decides, not that nothing else does; a cue that nobody named is not "
-            "found here (`explain audit` searches for cues).",
+            "found here (explain audit searches for cues).",
             "Maps and gold are of the right outputs, whether or not the model would have written them.",
         ),
         colophon=colophon(envelope("training_story", data_digest=story.data_digest, command="")),
@@ -75,7 +75,7 @@ def _lead(story: TrainingStory) -> str:
     last = story.looks[-1]
     parts = [
         f"{plural(len(story.looks), 'look')} from step {story.steps[0]:,} to step {last.step:,}: the loss on "
-        f"held-out probes went from {story.looks[0].loss:.2f} to {last.loss:.2f} nats per token, and "
+        f"held-out probes went from {story.looks[0].loss:.3g} to {last.loss:.3g} nats per token, and "
         f"{whole_percent(last.exact_match)} of them are now written exactly."
     ]
     heads = [finding for finding in story.findings if finding.kind == "alignment_head"]
@@ -111,28 +111,22 @@ def _findings(findings: Sequence[Finding]) -> Table:
 
 
 def _looks(looks: Sequence[Look]) -> Table:
-    columns = (
-        "Step", "Loss (nats)", "Tokens right", "Exact match", "Precision at 1", "Chance", "Mass on gold",
-        "Ahead of random orders", "Completeness error",
-    )  # fmt: skip
+    """What was measured at any look at all; without gold, for example, there is no precision."""
+    figures: list[tuple[str, list[float], dict[str, Any]]] = [
+        ("Loss (nats)", [look.loss for look in looks], {"decimals": 3}),
+        ("Tokens right", [look.token_accuracy for look in looks], {}),
+        ("Exact match", [look.exact_match for look in looks], {}),
+        ("Precision at 1", [look.precision_at_1.value for look in looks], {}),
+        ("Chance", [look.chance for look in looks], {}),
+        ("Mass on gold", [look.mass.value for look in looks], {}),
+        ("Ahead of random orders", [look.advantage.value for look in looks], {"signed": True}),
+        ("Completeness error", [look.completeness for look in looks], {"decimals": 3}),
+    ]
+    figures = [one for one in figures if not all(map(math.isnan, one[1]))]
+    columns = ("Step", *(name for name, _, _ in figures))
     rows = tuple(
-        (
-            f"{look.step:,}",
-            number(look.loss, 3),
-            *(
-                number(value)
-                for value in (
-                    look.token_accuracy,
-                    look.exact_match,
-                    look.precision_at_1.value,
-                    look.chance,
-                    look.mass.value,
-                )
-            ),
-            number(look.advantage.value, signed=True),
-            number(look.completeness, 3),
-        )
-        for look in looks
+        (f"{look.step:,}", *(number(values[place], **form) for _, values, form in figures))
+        for place, look in enumerate(looks)
     )
     return Table("The model at every look", columns, rows, (True,) * len(columns))
 

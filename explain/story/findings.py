@@ -190,8 +190,8 @@ def _maps(looks: Sequence[Look], rules: StoryRules) -> list[Finding]:
             _before(looks, index),
             f"The maps point at what the task names {_when(looks, index)}: precision at 1 is "
             f"{look.precision_at_1.value:.2f} (chance {look.chance:.2f}) at a loss of {look.loss:.2f} nats, "
-            f"with {look.exact_match:.0%} of the held-out probes exact; {end.precision_at_1.value:.2f} at "
-            f"the end.{said}",
+            f"with {_percent(look.exact_match)} of the held-out probes exact; "
+            f"{end.precision_at_1.value:.2f} at the end.{said}",
             evidence,
         )
     ]
@@ -258,7 +258,7 @@ def _shortcuts(looks: Sequence[Look], rules: StoryRules) -> list[Finding]:
         }
         share = ""
         if not math.isnan(row.share):
-            share = f"It has {row.share:.0%} of the attribution there (chance {row.chance:.0%}). "
+            share = f"It has {_percent(row.share)} of the attribution there (chance {_percent(row.chance)}). "
         takes = "takes" if row.effect >= 0 else "gives"
         found.append(
             Finding(
@@ -269,8 +269,9 @@ def _shortcuts(looks: Sequence[Look], rules: StoryRules) -> list[Finding]:
                 f"“{cue}” decides {_when(looks, index)}: it {takes} the right output {abs(row.effect):.1f} "
                 f"nats of log-probability, against the same source with it swapped ({row.probes} "
                 "probes). "
-                f"{share}Swapping it flips {row.flipped:.0%} of them, {last.flipped:.0%} at the end. At "
-                f"that step {look.exact_match:.0%} of the held-out probes are exact.",
+                f"{share}Swapping it flips {_percent(row.flipped)} of them, "
+                f"{_percent(last.flipped)} at the end. At that step {_percent(look.exact_match)} of the "
+                "held-out probes are exact.",
                 evidence,
             )
         )
@@ -292,9 +293,13 @@ def _exact(looks: Sequence[Look], rules: StoryRules) -> list[Finding]:
             "",
             look.step,
             _before(looks, index),
-            f"At least {rules.exact_match:.0%} of the held-out probes are written exactly "
-            f"{_when(looks, index)}: {look.exact_match:.0%} at a loss of {look.loss:.2f} nats, "
-            f"{looks[-1].exact_match:.0%} at the end.",
+            f"At least {_percent(rules.exact_match)} of the held-out probes are written exactly "
+            f"{_when(looks, index)}: {_percent(look.exact_match)} at a loss of {look.loss:.2f} nats, "
+            f"{_percent(looks[-1].exact_match)} at the end.",
             {"exact_match": look.exact_match, "loss": look.loss, "at_the_end": looks[-1].exact_match},
         )
     ]
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.0f} %"
