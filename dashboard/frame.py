@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+_CODE = {"light": (ACCENT["light"], "#0b6b2e"), "dark": (ACCENT["dark"], "#5fd0a5")}
 _CONFIG = {
     "displaylogo": False,
     "modeBarButtonsToRemove": ["lasso2d", "select2d", "autoScale2d"],
@@ -42,6 +43,7 @@ def style() -> None:
     """Measures that Streamlit's settings cannot express; no user text comes near this."""
     # Streamlit writes white on the primary colour, which on a dark page is light.
     ink = PAGE["dark"] if theme() == "dark" else "#ffffff"
+    keyword, string = _CODE[theme()]
     st.html(
         "<style>"
         f'[data-testid^="stBaseButton-primary"]:not(:disabled) *{{color:{ink}!important}}'
@@ -62,6 +64,10 @@ def style() -> None:
         '[class*="st-key-paler_"]:hover,[class*="st-key-paler_"]:focus-within{opacity:1}'
         f'[data-testid="stSidebarNavLink"]:focus-visible{{outline:2px solid {ACCENT[theme()]}}}'
         ".st-key-jobs button{min-height:0;padding:.1rem 0}"
+        # Streamlit's own colours of code are too pale on a light page.
+        f'[data-testid="stCode"] .token:is(.keyword,.builtin,.boolean,.function){{color:{keyword}}}'
+        f'[data-testid="stCode"] .token.string{{color:{string}}}'
+        ".st-key-neuron_types :is(td,th){padding-left:.2rem;padding-right:.2rem}"
         ".st-key-answer p{font-size:1.12rem;font-weight:560;line-height:1.5}"
         f".stMainBlockContainer hr{{border-color:{LINE[theme()]}}}"
         f'[data-testid="stCaptionContainer"],[data-testid="stCaptionContainer"] *'

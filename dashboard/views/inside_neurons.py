@@ -142,7 +142,8 @@ def _types(neuron: Neuron) -> None:
     if not kinds:
         return
     st.markdown("**What it responds to on average**")
-    for column, (kind, types) in zip(st.columns(len(kinds)), kinds.items(), strict=True):
+    columns = st.container(key="neuron_types").columns(len(kinds))
+    for column, (kind, types) in zip(columns, kinds.items(), strict=True):
         with column:
             st.table(
                 pd.DataFrame(
