@@ -189,11 +189,14 @@ def test_a_senseless_learning_rate_is_refused(changed, rate):
 # ---- how a step is computed -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def init(tmp_path_factory):
+NO_DROPOUT = {"bart": "dropout", "t5": "dropout_rate"}
+
+
+@pytest.fixture(scope="module", params=NO_DROPOUT)
+def init(request, tmp_path_factory):
     """A model without dropout, so that one step can be computed in two ways."""
-    folder = tmp_path_factory.mktemp("models") / "bart"
-    network("bart", dropout=0.0).save_pretrained(folder)
+    folder = tmp_path_factory.mktemp("models") / request.param
+    network(request.param, **{NO_DROPOUT[request.param]: 0.0}).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
 

@@ -147,7 +147,9 @@ def _quiet() -> Iterator[None]:
 
 def _require_vocabulary(tokenizer: PreTrainedTokenizerBase, path: str) -> None:
     """Refuse the empty tokenizer that transformers makes up where a folder has none."""
-    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_ids):
+    special = set(tokenizer.all_special_tokens)
+    # T5's made-up one holds the mark of a space as well, which is no word.
+    if not any(token.strip("▁ ") for token in tokenizer.get_vocab() if token not in special):
         raise ModelError(f"the tokenizer in {path} is missing or has no words; save it with save_pretrained")
 
 

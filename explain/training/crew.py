@@ -91,9 +91,9 @@ def _part(batch: Mapping[str, Tensor], number: int, count: int) -> dict[str, Any
     told = (mine["labels"] != IGNORED).sum(1)
     source, target = int(mine["attention_mask"].sum(1).max()), int(told.max())
     weight = float(told.sum() / (batch["labels"] != IGNORED).sum()) if number < len(batch["labels"]) else 0.0
-    return {
-        "input_ids": mine["input_ids"][:, :source],
-        "attention_mask": mine["attention_mask"][:, :source],
-        "labels": mine["labels"][:, :target],
+    return {  # contiguous, since T5 views its labels as one row
+        "input_ids": mine["input_ids"][:, :source].contiguous(),
+        "attention_mask": mine["attention_mask"][:, :source].contiguous(),
+        "labels": mine["labels"][:, :target].contiguous(),
         WEIGHT: weight,
     }
