@@ -306,3 +306,15 @@ def test_calibration_and_audit_of_a_task_share_no_example():
     drawn = {e.source for e in task.examples("held_out", 15, half="first")}
     assert not texts & drawn
     assert len(calibration.lengths) == 12  # a fifth are references
+
+
+def test_one_source_that_cannot_be_read_does_not_end_a_test(bart):
+    """The others are judged; a change that makes a source too long leaves that source out."""
+    texts = [*sources(4), " ".join(["cat"] * 500)]
+    found = invariance(bart, texts, {"max_new_tokens": 4})
+    assert found["examples"] == 4
+    assert found["changes"]["final_mark"]["flipped"]["n"] == 4
+    given = [Pair(text, "a red cat") for text in texts]
+    assert confidence(bart, given, {})["examples"] == 4
+    assert "can read none" in invariance(bart, texts[4:], {})["reason"]
+    assert "can read none" in confidence(bart, given[4:], {})["reason"]

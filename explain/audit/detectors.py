@@ -371,7 +371,7 @@ _ROWS = (
         "both",
         "output",
         ("attention",),
-        "0 to 1",
+        "share of the attention",
         _GUERREIRO,
         lambda e, _: Score(to_uniform(_part(e.attention))),
     ),

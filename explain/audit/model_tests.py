@@ -15,10 +15,10 @@ from scipy.stats import binom, binomtest
 
 from explain.audit.calibration import share
 from explain.audit.canary import canary
+from explain.audit.measuring import outputs_of
 from explain.audit.policy import Policy, TestPolicy
 from explain.audit.trigger import trigger
 from explain.audit.verdict import holm
-from explain.errors import InputError
 from explain.evaluation.estimates import LEVEL, RESAMPLES
 from explain.model import Seq2Seq
 from explain.model.forward import logits_from_ids, padded, padding_id
@@ -31,7 +31,6 @@ from explain.training.tasks import Task
 _BATCH = 64
 _BINS = 15
 _TEMPERATURES = np.exp(np.linspace(math.log(0.25), math.log(4), 65))
-_FORCING = ("source_language", "target_language", "allow_unknown")
 
 
 def run_tests(
@@ -112,6 +111,19 @@ def _write(
         check()
         part = list(sources[begin : begin + _BATCH])
         found += [item.target_text for item in model.generate(part, **controls)]
+    return found
+
+
+def _write_if_read(
+    model: Seq2Seq, sources: Sequence[str], controls: Mapping[str, Any], check: Callable[[], None]
+) -> list[str | None]:
+    """Outputs of sources; None of one that the model cannot read."""
+    found: list[str | None] = []
+    for begin in range(0, len(sources), _BATCH):
+        check()
+        part = [Pair(source) for source in sources[begin : begin + _BATCH]]
+        outputs = outputs_of(model, part, controls, forced=False)
+        found += [item.target_text if isinstance(item, Generation) else None for item in outputs]
     return found
 
 
@@ -277,32 +289,32 @@ def invariance(
 ) -> dict[str, Any]:
     """How often harmless changes of the source alter the output (Ribeiro 2020, CheckList: invariance tests).
 
-    Words that a change makes unknown are given to the model as unknown; `unknown` counts such sources. A
-    change fails where the interval of its flip rate lies wholly above the limit.
+    Words that a change makes unknown are given to the model as unknown; `unknown` counts such sources.
+    Sources that the model cannot read, changed or not, are left out. A change fails where the interval of its
+    flip rate lies wholly above the limit.
     """
     open_ = {**controls, "allow_unknown": True}
-    kept = list(sources)
-    try:
-        before = _write(model, kept, open_, check)
-    except InputError as error:
-        return _not_run(str(error))
+    written = _write_if_read(model, sources, open_, check)
+    kept = [source for source, output in zip(sources, written, strict=True) if output is not None]
+    before = [output for output in written if output is not None]
+    if not kept:
+        return _not_run("the model can read none of the sources")
     changes = {}
     for name, change in CHANGES.items():
         dice = random.Random(f"{name}/{seed}")
         made = [
             (i, other) for i, text in enumerate(kept) if (other := change(text, dice)) not in (None, text)
         ]
-        try:
-            after = _write(model, [other for _, other in made if other is not None], open_, check)
-        except InputError as error:
-            changes[name] = {"flipped": share(0, 0).to_dict(), "unknown": 0, "problem": str(error)}
-            continue
+        after = _write_if_read(model, [other for _, other in made if other is not None], open_, check)
+        # A change can make a source too long to be read, which says nothing of the output.
+        read = [(change_, output) for change_, output in zip(made, after, strict=True) if output is not None]
+        made, after = [change_ for change_, _ in read], [output for _, output in read]
         flips = [written != before[i] for (i, _), written in zip(made, after, strict=True)]
         example = next((n for n, flipped in enumerate(flips) if flipped), None)
         changes[name] = {
             "flipped": share(sum(flips), len(flips)).to_dict(),
             "unknown": sum(_unknown(model, other) > _unknown(model, kept[i]) for i, other in made if other),
-            "problem": "",
+            "problem": "" if made or not kept else "no changed source can be read",
             "example": None
             if example is None
             else {
@@ -352,20 +364,21 @@ def confidence(
 
     Expected calibration error over 15 bins of confidence, tokens weighted alike (Guo 2017,
     arXiv:1706.04599), with a bootstrap interval over examples, and the one temperature under which the right
-    outputs are likeliest.
+    outputs are likeliest. Pairs that the model cannot read are left out.
     """
-    shared = {key: value for key, value in controls.items() if key in _FORCING}
-    bins = np.zeros((len(pairs), _BINS, 3))  # tokens, their confidence, right ones
-    losses = np.zeros(len(_TEMPERATURES))
-    sharpened = np.zeros((len(_TEMPERATURES), _BINS, 3))
+    forced: list[Generation] = []
     for begin in range(0, len(pairs), _BATCH):
         check()
-        part = pairs[begin : begin + _BATCH]
-        try:
-            forced = model.force([p.source for p in part], [p.target for p in part], **shared)
-        except InputError as error:
-            return _not_run(str(error))
-        for place, logits, targets in _logits(model, forced):
+        outputs = outputs_of(model, pairs[begin : begin + _BATCH], controls, forced=True)
+        forced += [item for item in outputs if isinstance(item, Generation)]
+    if not forced:
+        return _not_run("the model can read none of the pairs")
+    bins = np.zeros((len(forced), _BINS, 3))  # tokens, their confidence, right ones
+    losses = np.zeros(len(_TEMPERATURES))
+    sharpened = np.zeros((len(_TEMPERATURES), _BINS, 3))
+    for begin in range(0, len(forced), _BATCH):
+        check()
+        for place, logits, targets in _logits(model, forced[begin : begin + _BATCH]):
             for number, temperature in enumerate(_TEMPERATURES):
                 log_probs = (logits / float(temperature)).log_softmax(-1)
                 losses[number] -= float(log_probs.gather(1, targets[:, None]).sum())
@@ -386,12 +399,12 @@ def confidence(
         + ("" if limit is None else f"; the limit is {limit:.3f}")
         + f"; logits divided by a temperature of {_TEMPERATURES[best]:.2f}{edge} (1: as they are) "
         f"fit best and leave {_ece(sharpened[best]):.3f}",
-        "examples": len(pairs),
+        "examples": len(forced),
         "tokens": tokens,
         "limit": limit,
         "accuracy": float(bins[..., 2].sum() / tokens),
         "confidence": float(bins[..., 1].sum() / tokens),
-        "ece": {"value": value, "low": min(low, value), "high": max(high, value), "n": len(pairs)},
+        "ece": {"value": value, "low": min(low, value), "high": max(high, value), "n": len(forced)},
         "temperature": float(_TEMPERATURES[best]),
         "ece_at_temperature": _ece(sharpened[best]),
     }

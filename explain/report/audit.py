@@ -177,6 +177,7 @@ def audit_page(
         reason=headline(audit),
         advice=advice(audit),
         calibrated=bool(audit.flagged),
+        judged=audit.flagged is not None,
         facts=_facts(audit),
         findings=findings,
         detectors=[detector_row(audit, name) for name in audit.detectors],
@@ -355,7 +356,7 @@ def _compared(audit: Audit) -> str:
     equal = Share.from_dict(found["equal"])
     means = [
         f"{number(part['mean'], 1)} of {plural(part['n'], 'output')} {which}"
-        for name, which in (("flagged", "with a flag"), ("unflagged", "without one"))
+        for name, which in (("flagged", "with a flag"), ("unflagged", "without a flag"))
         if (part := found["chrf"][name])["n"]
     ]
     return (

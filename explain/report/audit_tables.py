@@ -10,7 +10,7 @@ from explain.report.audit_findings import about, p_text, score_text, zero_means
 from explain.report.labels import DASH, number, percent, setting_text, shorten, shown
 
 if TYPE_CHECKING:
-    from explain.audit import Audit
+    from explain.audit import Audit, DetectorResult
 
 CHECKS = {True: ("passed", "✓"), False: ("failed", "✗"), None: ("open", "?")}
 MOST_FLAGS = 4
@@ -47,7 +47,7 @@ def detector_row(audit: Audit, name: str) -> DetectorRow:
         title=row.title,
         sees=row.sees,
         paper=row.paper,
-        bound=f"{_bound(found.threshold, row.direction)}",
+        bound=_bound(found.threshold, row.direction) if found.flagged is not None else _spread(found),
         zero=f"{row.units} · {zero_means(name)}" if row.units else zero_means(name),
         flagged=flagged,
         allowed=percent(found.rate),
@@ -55,6 +55,15 @@ def detector_row(audit: Audit, name: str) -> DetectorRow:
         precision=DASH if reviewed is None else precision_text(Share.from_dict(reviewed)),
         more=not math.isnan(found.excess) and found.excess < float(audit.policy.get("level", 0.05)),
     )
+
+
+def _spread(found: DetectorResult) -> str:
+    """The scores of all outputs, where nothing says which are too low or too high."""
+    scores = found.scores
+    if not scores.n:
+        return DASH
+    ends = f"{score_text(scores.least)} to {score_text(scores.most)}"
+    return f"mean {score_text(scores.mean)} ({ends})"
 
 
 def _bound(threshold: Any, direction: str) -> str:
