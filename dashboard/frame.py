@@ -46,7 +46,8 @@ def style() -> None:
     keyword, string = _CODE[theme()]
     st.html(
         "<style>"
-        f'[data-testid^="stBaseButton-primary"]:not(:disabled) *{{color:{ink}!important}}'
+        f'[data-testid^="stBaseButton-primary"]:not(:disabled) *,[data-testid="stMultiSelect"] [data-tag] *'
+        f"{{color:{ink}!important}}"
         ".stMainBlockContainer{max-width:76rem;padding-top:3.2rem;padding-bottom:6rem}"
         "@media(max-width:640px){.stMainBlockContainer{padding-left:1rem;padding-right:1rem}"
         '[class*="st-key-map_"]{overflow-x:auto}[class*="st-key-map_"]>*{min-width:46rem}'
