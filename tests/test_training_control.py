@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -196,7 +197,8 @@ NO_DROPOUT = {"bart": "dropout", "t5": "dropout_rate"}
 def init(request, tmp_path_factory):
     """A model without dropout, so that one step can be computed in two ways."""
     folder = tmp_path_factory.mktemp("models") / request.param
-    network(request.param, **{NO_DROPOUT[request.param]: 0.0}).save_pretrained(folder)
+    changes: dict[str, Any] = {NO_DROPOUT[request.param]: 0.0}
+    network(request.param, **changes).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
 

@@ -97,7 +97,7 @@ def resume(context: typer.Context, name: Name, folder: Folder = None) -> None:
     from explain.training import jobs
 
     run = jobs.resume(_named(context, folder, name))
-    say(f"{name} goes on in process {run.manifest.get('pid')}; it writes to {run.path}/log.txt")
+    say(f"{name} goes on in a process of its own; it writes to {run.path}/log.txt")
 
 
 @runs.command("set-lr")
