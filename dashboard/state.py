@@ -15,6 +15,7 @@ import streamlit as st
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 _VIEW = "explain_view"
+_TURNS = "explain_turns"
 MEAN = -1
 """Stands for "all of them, averaged" where a layer or a head is chosen."""
 MAX = -2
@@ -168,6 +169,16 @@ def follow() -> None:
     context = get_script_run_ctx()
     if context is not None and context.is_history_navigation and st.query_params:
         st.session_state[_VIEW] = parse(st.query_params.to_dict())
+        st.session_state[_TURNS] = turns() + 1
+
+
+def turns() -> int:
+    """How often the browser has gone back or forward in this session.
+
+    Components mark at once what is clicked, and Streamlit tells them nothing where their data are as they
+    were: who goes back before a click was answered would be shown the click. This number makes the data new.
+    """
+    return st.session_state.get(_TURNS, 0)
 
 
 def change(**fields: Any) -> View:

@@ -8,6 +8,7 @@ import numpy as np
 from streamlit.components.v2 import component
 
 from dashboard.components import asset, packed, told
+from dashboard.state import turns
 from explain.report import colours
 from explain.report.colours import Theme
 from explain.report.labels import number
@@ -82,6 +83,7 @@ def heads(
             "high": number(limit, 2),
             "tags": [list(row) for row in tags],
             "notes": [list(row) for row in notes],
+            "turn": turns(),
         },
         on_chosen_change=changed,
     )

@@ -10,6 +10,7 @@ from streamlit.components.v2 import component
 
 from dashboard.components import asset, packed, told
 from dashboard.components.strips import Bar, Strip
+from dashboard.state import turns
 from explain.report.colours import Theme
 
 _LINES = component(
@@ -62,6 +63,7 @@ def lines(
             "weights": packed(np.asarray(weights), "f4"),
             "bar": bar.to_dict(theme),
             "picked": picked,
+            "turn": turns(),
         },
         on_picked_change=changed,
     )

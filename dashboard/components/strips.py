@@ -16,6 +16,7 @@ from streamlit.components.v2 import component
 
 from dashboard.components import asset, packed, told
 from dashboard.labels import strip_tokens
+from dashboard.state import turns
 from explain.report import colours
 from explain.report.colours import Scale, Theme
 from explain.report.labels import decimals_for
@@ -157,6 +158,7 @@ def strips(
             "picked": [picked, picked + 1] if isinstance(picked, int) else picked and list(picked),
             "spans": on_span is not None,
             "span_note": span_note,
+            "turn": turns(),
         },
         on_picked_change=changed,
     )

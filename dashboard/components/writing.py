@@ -9,6 +9,7 @@ from streamlit.components.v2 import component
 
 from dashboard.components import asset, told
 from dashboard.labels import strip_tokens
+from dashboard.state import turns
 from explain.report import colours
 from explain.report.colours import Theme
 from explain.report.labels import number, probability, token_label
@@ -61,7 +62,11 @@ def writing(
 
     _WRITING(
         key=key,
-        data={**to_data(generation, offered, theme), "picked": picked if picked >= 0 else None},
+        data={
+            **to_data(generation, offered, theme),
+            "picked": picked if picked >= 0 else None,
+            "turn": turns(),
+        },
         on_picked_change=changed,
         on_forked_change=forked,
     )
