@@ -314,7 +314,7 @@ def test_a_run_killed_as_it_ended_early_ends_where_it_was(options, tmp_path, mon
 
 
 def test_a_model_found_best_just_before_a_kill_is_kept_by_the_next_process(
-    options, finished, tmp_path, monkeypatch
+    options, finished, tmp_path, monkeypatch, every_step
 ):
     run = open_run(options, tmp_path / "run")
     with monkeypatch.context() as patch:
@@ -334,7 +334,9 @@ def test_a_model_found_best_just_before_a_kill_is_kept_by_the_next_process(
     assert run.manifest["model_digest"] == finished.manifest["model_digest"]
 
 
-def test_a_model_that_was_kept_is_not_replaced_by_a_later_checkpoint(options, tmp_path, monkeypatch):
+def test_a_model_that_was_kept_is_not_replaced_by_a_later_checkpoint(
+    options, tmp_path, monkeypatch, every_step
+):
     run, keep = open_run(options, tmp_path / "run"), _Job.keep_best
     with monkeypatch.context() as patch:
 
