@@ -260,6 +260,8 @@ async def ten_at_once(browser: Browser, links: list[str], process: int, seconds:
                     await page.locator('.strip[aria-label="Output"] .token').nth(step).dispatch_event("click")
                 await page.wait_for_timeout(50)
                 await settled(page)
+                # A page that was just turned to has a link without a choice, until the server has answered.
+                await page.wait_for_function("() => location.search.includes('example=')", timeout=WAIT)
                 seen.seconds.append(time.perf_counter() - before)
                 seen.actions += 1
                 if f"example={own}" not in page.url:

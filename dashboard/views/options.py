@@ -152,24 +152,26 @@ def read(text: str, options: list[Option]) -> dict[str, Any]:
 
 
 def _widget(column: Any, key: str, option: Option, value: Any) -> Any:
-    """Show one setting; returns its value."""
+    """Show one setting; returns its value.
+
+    The value is the widget's own default and not put into the session: where a page is left while it is drawn
+    Streamlit may forget what was put there, and a number would fall back to 0.
+    """
     label = option.name.replace("_", " ")
     shared: dict[str, Any] = {"key": key, "persist_state": "session"}
     empty = "all" if option.default is None else "none"
     if option.several:
         text = ", ".join(str(item) for item in value or ())
-        st.session_state.setdefault(key, text)
-        return option.read(column.text_input(label, placeholder=empty, max_chars=200, **shared) or "")
-    if option.kind is float and value is not None:
-        value = float(value)
-    st.session_state.setdefault(key, value)
+        return option.read(column.text_input(label, text, placeholder=empty, max_chars=200, **shared) or "")
     if option.choices:
         offered = [*([None] if option.optional else []), *option.choices]
-        return column.selectbox(label, offered, format_func=lambda item: str(item or empty), **shared)
+        index = offered.index(value) if value in offered else 0
+        return column.selectbox(label, offered, index, format_func=lambda item: str(item or empty), **shared)
     if option.kind is bool:
-        return column.toggle(label, **shared)
+        return column.toggle(label, value, **shared)
     if option.kind is int:
-        return column.number_input(label, step=1, placeholder="by itself", **shared)
+        return column.number_input(label, value=value, step=1, placeholder="by itself", **shared)
     if option.kind is float:
-        return column.number_input(label, format="%.4g", placeholder="by itself", **shared)
-    return column.text_input(label, max_chars=60, **shared)
+        number = None if value is None else float(value)
+        return column.number_input(label, value=number, format="%.4g", placeholder="by itself", **shared)
+    return column.text_input(label, value, max_chars=60, **shared)
