@@ -40,7 +40,7 @@ def test_text_goes_in_and_a_token_shows_its_alternatives(page, server):
     expect(tokens(page, "Source")).to_have_text([*TEXT.split(), "</s>"])
     tokens(page, "Output").nth(1).click()
     page.wait_for_url("**step=1**")
-    page.get_by_text("Step 1", exact=True).wait_for()
+    page.get_by_text("Step 1: what it weighed").wait_for()
     expect(tokens(page, "Output").nth(1)).to_have_attribute("aria-pressed", "true")
 
 
@@ -103,7 +103,8 @@ def test_hostile_text_is_shown_as_text(page, server):
         page.get_by_role("link", name=name, exact=True).click()
         until(page, lambda name=name: name == "Generate" or name.lower() in page.url)
         tokens(page, "Source").first.wait_for()
-        page.get_by_test_id("stPlotlyChart").first.wait_for()
+        if name != "Generate":
+            page.get_by_test_id("stPlotlyChart").first.wait_for()
         until(page, lambda: tokens(page, "Source").all_text_contents() == [*HOSTILE.split(), "</s>"])
         assert page.locator("img[src*=evil]").count() == 0
 
@@ -130,7 +131,7 @@ def test_a_narrow_page_does_not_scroll_sideways(page, server):
     page.set_viewport_size({"width": 390, "height": 800})
     main = page.get_by_test_id("stMain")
     for where in ("", "attention", "attribution", "trust", "train"):
-        page.goto(link(server, where))
+        page.goto(link(server, where, temperature=150))
         page.locator("h1").wait_for()
         if where not in ("trust", "train"):
             page.get_by_test_id("stPlotlyChart").first.wait_for()

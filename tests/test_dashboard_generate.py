@@ -228,7 +228,9 @@ def test_what_differs_is_marked(opened):
 
 def test_sliders_reshape_the_step_without_the_model(runs, opened, monkeypatch):
     id_ = keep(runs, Example(TEXT, None, {"max_new_tokens": 5}))
-    app = show(runs, example=id_, step="2")
+    assert not show(runs, example=id_, step="2").slider, "nobody asked"
+    app = show(runs, example=id_, step="2", temperature="150")
+    app.slider(key="view_temperature").set_value(1.0).run()
     before, after = (trace for trace in spec(app)["data"])
     assert before["x"] == after["x"]
     monkeypatch.setattr(type(opened), "capture", lambda *_, **__: pytest.fail("the model was asked"))

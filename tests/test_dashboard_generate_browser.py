@@ -105,11 +105,14 @@ def test_the_beam_tree_is_asked_for_and_walked_by_keys(page, server):
 
 def test_a_slider_changes_the_bars_and_the_link(page, server):
     page.goto(link(server, step=1))
+    page.get_by_text("Bolder or wilder: if it drew its tokens").click()
     slider = page.get_by_role("slider").first
     slider.focus()
     for _ in range(4):
         page.keyboard.press("ArrowRight")
     page.wait_for_url("**temperature=120**")
+    page.get_by_text("Entropy of step 1").wait_for()
+    page.reload()
     page.get_by_text("Entropy of step 1").wait_for()
 
 
@@ -117,7 +120,7 @@ def test_how_sure_it_was_is_drawn_when_it_is_opened(page, server):
     page.goto(link(server, step=1))
     rows(page).first.wait_for()
     page.get_by_text("How sure it was, token by token").click()
-    page.locator(".js-plotly-plot").nth(2).wait_for()
+    page.locator(".js-plotly-plot").nth(1).wait_for()
     page.get_by_test_id("stDataFrame").wait_for()
     rows(page).first.wait_for()  # the rest of the page stays
 

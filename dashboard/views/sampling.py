@@ -19,13 +19,32 @@ from explain.report.labels import number, plural, probability
 from explain.results import Generation
 
 SHOWN = 8
+FIELDS = ("temperature", "top_k", "top_p")
+_TRIED = "explain_sampling_tried"
 LARGE = 100
 """Megabytes of logits that are not kept without asking."""
 
 
 def show(choice: Choice, example: Example, generation: Generation, step: int, python: Sequence[str]) -> None:
     """The sliders, the bars of one step, and what they do to the whole output."""
-    frame.section("Bolder or wilder: if it drew its tokens")
+    # Filled when it is opened, or where the link says what was tried: a figure's library is large, and the
+    # browser would read it before the tokens can be clicked.
+    if any(getattr(state.current(), field) != getattr(state.View(), field) for field in FIELDS):
+        st.session_state[_TRIED] = True  # and it stays open when the sliders go back to where they were
+    box = st.expander(
+        "Bolder or wilder: if it drew its tokens",
+        expanded=_TRIED in st.session_state,
+        key="sampling",
+        on_change="rerun",
+    )
+    if box.open:
+        with box:
+            _filled(choice, example, generation, step, python)
+
+
+def _filled(
+    choice: Choice, example: Example, generation: Generation, step: int, python: Sequence[str]
+) -> None:
     size = len(generation.target_tokens) * cache.facts(choice)["vocabulary"] * 4 / 1e6
     if size > LARGE and not st.toggle(f"Keep the logits of every step (about {size:,.0f} MB of memory)"):
         st.caption("One pass over the output; after that the sliders move without asking the model.")
