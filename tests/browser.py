@@ -116,6 +116,12 @@ def colours(page, label: str) -> list[str]:
     return tokens(page, label).evaluate_all("all => all.map(one => one.style.backgroundColor)")
 
 
+def does_not_scroll_sideways(page) -> None:
+    """Wait until the page is no wider than its window."""
+    main = page.get_by_test_id("stMain")
+    until(page, lambda: main.evaluate("element => element.scrollWidth - element.clientWidth") <= 1)
+
+
 def until(page, wanted) -> None:
     """Wait until `wanted()` holds."""
     for _ in range(WAIT // 100):

@@ -18,6 +18,7 @@ from tests.browser import (
     TEXT,
     browser,
     colours,
+    does_not_scroll_sideways,
     expect,
     link,
     page,
@@ -129,14 +130,13 @@ def test_pages_keep_their_view_between_them(page, server):
 
 def test_a_narrow_page_does_not_scroll_sideways(page, server):
     page.set_viewport_size({"width": 390, "height": 800})
-    main = page.get_by_test_id("stMain")
     for where in ("", "attention", "attribution", "trust", "train"):
         page.goto(link(server, where, temperature=150))
         page.locator("h1").wait_for()
         if where not in ("trust", "train"):
             page.get_by_test_id("stPlotlyChart").first.wait_for()
         page.wait_for_timeout(300)
-        until(page, lambda: main.evaluate("element => element.scrollWidth - element.clientWidth") <= 1)
+        does_not_scroll_sideways(page)
 
 
 @pytest.fixture
@@ -180,8 +180,7 @@ def test_from_the_ranking_to_a_card_to_a_map_and_back(page, server, checked):
     page.set_viewport_size({"width": 390, "height": 800})
     page.get_by_test_id("stPlotlyChart").first.wait_for(state="attached")
     page.wait_for_timeout(300)
-    main = page.get_by_test_id("stMain")
-    until(page, lambda: main.evaluate("element => element.scrollWidth - element.clientWidth") <= 1)
+    does_not_scroll_sideways(page)
 
 
 def test_an_evaluation_is_started_once_and_its_result_appears(page, server, checked):

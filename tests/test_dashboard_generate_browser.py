@@ -13,6 +13,7 @@ from tests.browser import (
     MARKS,
     TEXT,
     browser,
+    does_not_scroll_sideways,
     expect,
     link,
     page,
@@ -149,8 +150,7 @@ def test_hostile_text_in_a_branch_and_a_tree_is_text(page, server, width):
     assert page.locator("img[src*=evil]").count() == 0
     page.locator(".writing .row:not([aria-current])").first.click()
     page.locator(".beside ins").first.wait_for()
-    main = page.get_by_test_id("stMain")
-    until(page, lambda: main.evaluate("element => element.scrollWidth - element.clientWidth") <= 1)
+    does_not_scroll_sideways(page)
 
 
 def test_a_branch_of_a_text_of_another_model_is_one_line(page, server):

@@ -82,11 +82,11 @@ def test_two_methods_stand_side_by_side(page, server):
         return one["x"] + one["width"] <= two["x"] and abs(one["y"] - two["y"]) < 2
 
     until(page, beside)
-    coloured = "all => all.map(one => one.style.backgroundColor)"
-    until(page, lambda: any(right.locator(".token").evaluate_all(coloured)))
-    before = right.locator(".token").evaluate_all(coloured)
+    second = "Source, by Attention"
+    until(page, lambda: any(colours(page, second)))
+    before = colours(page, second)
     tokens(page, "Output").nth(3).hover()
-    until(page, lambda: right.locator(".token").evaluate_all(coloured) != before)
+    until(page, lambda: colours(page, second) != before)
     page.set_viewport_size({"width": 390, "height": 800})
     until(page, lambda: abs(left.bounding_box()["x"] - right.bounding_box()["x"]) < 2)
 

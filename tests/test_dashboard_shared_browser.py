@@ -18,7 +18,19 @@ from dashboard.examples import Example
 from explain.runs import Run, pack
 from explain.training.data import Pair
 from tests.audits import audited
-from tests.browser import MARKS, TEXT, WAIT, browser, expect, link, page, server, tokens, until
+from tests.browser import (
+    MARKS,
+    TEXT,
+    WAIT,
+    browser,
+    does_not_scroll_sideways,
+    expect,
+    link,
+    page,
+    server,
+    tokens,
+    until,
+)
 from tests.gallery import ROUTES, served, settle
 from tests.test_dashboard import save_run
 
@@ -77,8 +89,7 @@ def test_hostile_text_is_text_on_every_page(page, server, kept, name):
         "() => getComputedStyle(document.elementFromPoint(innerWidth - 30, innerHeight - 30)).backgroundColor"
     )
     assert covering != "rgb(255, 0, 0)"
-    main = page.get_by_test_id("stMain")
-    until(page, lambda: main.evaluate("element => element.scrollWidth - element.clientWidth") <= 1)
+    does_not_scroll_sideways(page)
     if name == "generate":
         until(page, lambda: tokens(page, "Source").all_text_contents()[:2] == list(HOSTILE[:2]))
     if name == "runs":

@@ -19,7 +19,7 @@ from explain.report.labels import number, plural, probability
 from explain.results import Generation
 
 SHOWN = 8
-FIELDS = ("temperature", "top_k", "top_p")
+FIELDS = {"temperature", "top_k", "top_p"}
 _TRIED = "explain_sampling_tried"
 LARGE = 100
 """Megabytes of logits that are not kept without asking."""
@@ -29,7 +29,7 @@ def show(choice: Choice, example: Example, generation: Generation, step: int, py
     """The sliders, the bars of one step, and what they do to the whole output."""
     # Filled when it is opened, or where the link says what was tried: a figure's library is large, and the
     # browser would read it before the tokens can be clicked.
-    if any(getattr(state.current(), field) != getattr(state.View(), field) for field in FIELDS):
+    if FIELDS & state.to_parameters(state.current()).keys():
         st.session_state[_TRIED] = True  # and it stays open when the sliders go back to where they were
     box = st.expander(
         "Bolder or wilder: if it drew its tokens",

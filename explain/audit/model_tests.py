@@ -314,7 +314,7 @@ def invariance(
         changes[name] = {
             "flipped": share(sum(flips), len(flips)).to_dict(),
             "unknown": sum(_unknown(model, other) > _unknown(model, kept[i]) for i, other in made if other),
-            "problem": "" if made or not kept else "no changed source can be read",
+            "problem": "" if made else "no changed source can be read",
             "example": None
             if example is None
             else {
